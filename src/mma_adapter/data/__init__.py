@@ -1,0 +1,54 @@
+"""Pictures, labels and splits: the published few-shot data sets and everybody's own folders."""
+
+from .csvfile import read_csv
+from .dataset import DEFAULT_TEMPLATE, Dataset
+from .fewshot import (
+    base_classes,
+    few_shot,
+    novel_classes,
+    sample_shots,
+    select_classes,
+    split_samples,
+)
+from .folders import read_image_folder
+from .hub import read_hf_dataset
+from .samples import Sample, classnames_of, clean_classname, find_unreadable, open_image
+from .sources import load_samples
+from .transforms import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ProcessorTransform,
+    TestTransform,
+    TrainTransform,
+    from_processor,
+    normalise,
+    to_uint8,
+)
+
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "DEFAULT_TEMPLATE",
+    "Dataset",
+    "ProcessorTransform",
+    "Sample",
+    "TestTransform",
+    "TrainTransform",
+    "base_classes",
+    "classnames_of",
+    "clean_classname",
+    "few_shot",
+    "find_unreadable",
+    "from_processor",
+    "load_samples",
+    "normalise",
+    "novel_classes",
+    "open_image",
+    "read_csv",
+    "read_hf_dataset",
+    "read_image_folder",
+    "sample_shots",
+    "select_classes",
+    "split_samples",
+    "to_uint8",
+]
