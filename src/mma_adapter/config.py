@@ -21,6 +21,16 @@ FORMAT = 1  # raise when an adapter saved in the old format would load wrongly
 # Far above any model in use; a damaged file must not make us build lists of a billion layers.
 _MAX_LAYER, _MAX_WIDTH = 1024, 65536
 
+# What the fields that only describe may hold, and how to say so.
+_OPTIONAL: dict[str, tuple[Any, str]] = {
+    "model_type": (str, "a string"),
+    "base_model_name_or_path": (str, "a string"),
+    "revision": (str, "a string"),
+    "base_fingerprint": (dict, "a dictionary"),
+    "template": (str | tuple, "a string or a list of strings"),
+    "classnames": (tuple, "a list of strings"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class MMAConfig:
@@ -74,15 +84,24 @@ class MMAConfig:
 
     def __post_init__(self) -> None:
         # JSON has lists only, and people write towers="text"; one form inside.
-        towers = (self.towers,) if isinstance(self.towers, str) else tuple(self.towers)
-        object.__setattr__(self, "towers", tuple(t for t in TOWERS if t in towers))
+        asked = (self.towers,) if isinstance(self.towers, str) else self.towers
+        if (
+            not isinstance(asked, list | tuple | set | frozenset)
+            or not all(isinstance(tower, str) and tower in TOWERS for tower in asked)
+            or not len(set(asked)) == len(asked) > 0
+        ):
+            raise ConfigError(
+                f'towers={self.towers!r}; pass ("text", "vision"), ("text",) or ("vision",)'
+            )
+        object.__setattr__(self, "towers", tuple(tower for tower in TOWERS if tower in asked))
         for name in ("template", "classnames"):
             if isinstance(value := getattr(self, name), list | tuple):
                 object.__setattr__(self, name, tuple(value))
-        if not towers or set(towers) - set(TOWERS) or len(set(towers)) != len(towers):
-            raise ConfigError(
-                f'towers={towers!r}; pass ("text", "vision"), ("text",) or ("vision",)'
-            )
+        for name, (kind, what) in _OPTIONAL.items():
+            value = getattr(self, name)
+            items = value if isinstance(value, tuple) else ()
+            if not isinstance(value, kind | None) or not all(isinstance(i, str) for i in items):
+                raise ConfigError(f"{name}={value!r}; pass {what} or None")
         _one_of("shared", self.shared, get_args(Shared))
         _one_of("pairing", self.pairing, get_args(Pairing))
         for tower in self.towers:
@@ -163,8 +182,8 @@ class MMAConfig:
         """Rebuild a config.
 
         Raises:
-            ConfigError: The format is newer than this version reads, a key is unknown, or a value
-                is out of range.
+            ConfigError: The format is newer than this version reads, a key is unknown or missing,
+                or a value has the wrong type or is out of range.
         """
         data = dict(data)
         found = data.pop("mma_format", None)
@@ -182,16 +201,12 @@ class MMAConfig:
         required = {"start_layer", "end_layer", "bottleneck_dim", "scale", "towers", "shared"}
         if missing := sorted(required - data.keys()):
             raise ConfigError(f"keys missing from the adapter's config: {', '.join(missing)}")
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise ConfigError(
-                f"the adapter's config holds a value of the wrong type: {error}"
-            ) from error
+        return cls(**data)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Compared, not `math.isfinite`: that overflows for the huge integers JSON may hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e38
 
 
 def _whole(name: str, value: Any, largest: int) -> None:
