@@ -102,6 +102,78 @@ def first_norm(layer: nn.Module) -> nn.Module:
     return layer.layer_norm1  # pyright: ignore[reportReturnType]
 
 
+@dataclass(frozen=True)
+class LayerParts:
+    """The parts of one pre-norm transformer layer; the same in every supported family."""
+
+    first_norm: nn.Module
+    query: nn.Module
+    key: nn.Module
+    value: nn.Module
+    out: nn.Module
+    num_heads: int
+    second_norm: nn.Module
+    mlp: nn.Module
+
+
+def layer_parts(layer: nn.Module) -> LayerParts:
+    """Take one layer apart, for running it with fewer tokens than its own `forward` does."""
+    attention: Any = layer.self_attn
+    return LayerParts(
+        first_norm(layer),
+        attention.q_proj,
+        attention.k_proj,
+        attention.v_proj,
+        attention.out_proj,
+        attention.num_heads,
+        layer.layer_norm2,  # pyright: ignore[reportArgumentType]
+        layer.mlp,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def attention_dropout(layer: nn.Module) -> float:
+    """Return the dropout probability in force in the layer's attention."""
+    return float(layer.self_attn.dropout) if layer.training else 0.0  # pyright: ignore
+
+
+def context_length(text: TowerParts) -> int:
+    """Return how many tokens the text tower takes."""
+    return text.root.embeddings.position_embedding.num_embeddings  # pyright: ignore
+
+
+def embed_text(text: TowerParts, input_ids: Tensor) -> Tensor:
+    """Return what enters the first text layer, (B, L, D), for token ids (B, L)."""
+    return text.root.embeddings(input_ids=input_ids)  # pyright: ignore
+
+
+def embed_image(vision: TowerParts, pixel_values: Tensor) -> Tensor:
+    """Return what enters the first vision layer, (B, L, D)."""
+    x = vision.root.embeddings(pixel_values)  # pyright: ignore
+    norm = getattr(vision.root, "pre_layrnorm", None)  # SigLIP has none
+    return x if norm is None else norm(x)
+
+
+def pool_image(vision: TowerParts, hidden: Tensor) -> Tensor:
+    """Return image features (B, E) of SigLIP's attention pooling over the last layer's output."""
+    return vision.root.head(vision.final_norm(hidden))  # pyright: ignore
+
+
+def pooled_positions(model: nn.Module, input_ids: Tensor) -> Tensor:
+    """Return the position the text tower pools in each row of `input_ids` (B, L), as the host does.
+
+    CLIP configs from before the fix of `eos_token_id` say 2 and pool the largest id; SigLIP pools
+    the last position. A missing end token is -1: the host would silently pool position 0.
+    """
+    family = describe(model).family
+    if not family.causal_text:
+        return torch.full((len(input_ids),), input_ids.shape[1] - 1)
+    end = getattr(model.config, "text_config", model.config).eos_token_id  # pyright: ignore
+    if end == 2 and family.name == "clip":
+        return input_ids.argmax(dim=-1)
+    found = input_ids == end
+    return torch.where(found.any(dim=-1), found.int().argmax(dim=-1), -1)
+
+
 def describe(model: nn.Module) -> Backbone:
     """Find the towers of `model`.
 
@@ -140,7 +212,9 @@ def _tower(model: nn.Module, tower: Tower) -> TowerParts | None:
     while isinstance(inner := getattr(root, f"{tower}_model", None), nn.Module):
         root = inner
     layers = getattr(getattr(root, "encoder", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not hasattr(layers[0], "layer_norm1"):
+    if not isinstance(layers, nn.ModuleList) or not hasattr(
+        next(iter(layers), None), "layer_norm1"
+    ):
         return None
     if root is model and tower not in model.config.model_type:  # pyright: ignore
         return None

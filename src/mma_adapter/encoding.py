@@ -1,0 +1,310 @@
+"""Run the towers of a frozen dual encoder exactly, but without the work nobody reads.
+
+The text tower is causal, so a class prompt matters up to its end token only; all prompts share
+their first tokens; and in the last layer a single token per sequence is pooled. These functions run
+a tower's own modules over just those tokens and return what the host's `forward` would. Where the
+host is not built that way (SigLIP has no causal mask), only the exact parts apply.
+
+Shapes: N prompts, M own tokens of all prompts together, P shared prefix tokens, S longest prompt
+without its prefix, B images, L tokens, D width, H heads, E size of the joint space.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .backbones import (
+    LayerParts,
+    TowerParts,
+    attention_dropout,
+    embed_image,
+    embed_text,
+    first_norm,
+    layer_parts,
+    pool_image,
+)
+from .injection import Branch
+
+
+@dataclass(frozen=True)
+class FastPaths:
+    """Switches of the exact fast paths; all on by default, `FastPaths.off()` for none.
+
+    Args:
+        cut_prompts: Drop the tokens after each prompt's end token (causal hosts).
+        share_prefix: Run the tokens all prompts begin with once (causal hosts).
+        cache_lower_layers: Keep what enters the first adapted text layer.
+        pool_last_layer: In the last layer run only the pooled token through query, MLP and adapter.
+        text_memory_bytes: Bytes the text tower may keep for the backward pass; longer class lists
+            run in chunks that are computed again in the backward pass. None is a quarter of what
+            is free.
+    """
+
+    cut_prompts: bool = True
+    share_prefix: bool = True
+    cache_lower_layers: bool = True
+    pool_last_layer: bool = True
+    text_memory_bytes: int | None = None
+
+    @classmethod
+    def off(cls) -> "FastPaths":
+        """Return the plain path: every token of every prompt through every layer, every time."""
+        return cls(False, False, False, False, 2**62)
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """Which tokens of a list of prompts to run, and where they sit.
+
+    Args:
+        prefix: Ids every prompt begins with, (P,); may be empty.
+        own: Ids of each prompt's other tokens up to the last one that matters, packed, (M,).
+        lengths: Number of own tokens of each prompt, (N,).
+        pooled: Index of each prompt's pooled token among the own tokens, (N,).
+        causal: Whether a token sees earlier tokens only.
+    """
+
+    prefix: Tensor
+    own: Tensor
+    lengths: Tensor
+    pooled: Tensor
+    causal: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that pass through a layer, P + M."""
+        return len(self.prefix) + len(self.own)
+
+    def to(self, device: torch.device) -> "PromptPlan":
+        """Return the plan with its tensors on `device`."""
+        moved = [t.to(device) for t in (self.prefix, self.own, self.lengths, self.pooled)]
+        return PromptPlan(*moved, self.causal)
+
+    def chunks(self, max_tokens: int) -> list["PromptPlan"]:
+        """Split into plans of at most about `max_tokens` own tokens, at least one prompt each."""
+        plans, first, ends = [], 0, self.lengths.cumsum(0).tolist()
+        while first < len(ends):
+            begin = ends[first - 1] if first else 0
+            last = first + 1
+            while last < len(ends) and ends[last] - begin <= max_tokens:
+                last += 1
+            plans.append(
+                PromptPlan(
+                    self.prefix,
+                    self.own[begin : ends[last - 1]],
+                    self.lengths[first:last],
+                    self.pooled[first:last] - begin,
+                    self.causal,
+                )
+            )
+            first = last
+        return plans
+
+
+def plan_prompts(
+    input_ids: Tensor, pooled: Tensor, *, causal: bool, paths: FastPaths
+) -> PromptPlan:
+    """Decide which tokens of `input_ids` (N, L) lead to the `pooled` positions (N,)."""
+    n, length = input_ids.shape
+    lengths = pooled + 1 if causal and paths.cut_prompts else torch.full((n,), length)
+    shared = 0
+    if causal and paths.share_prefix:
+        same = (input_ids == input_ids[0]).all(dim=0).tolist()
+        # Every prompt keeps its pooled token for itself.
+        limit = int(pooled.min())
+        while shared < limit and same[shared]:
+            shared += 1
+    lengths = lengths - shared
+    positions = torch.arange(length)[None]
+    keep = (positions >= shared) & (positions < (lengths + shared)[:, None])
+    begins = lengths.cumsum(0) - lengths
+    return PromptPlan(
+        input_ids[0, :shared], input_ids[keep], lengths, begins + pooled - shared, causal
+    )
+
+
+def can_run(tower: TowerParts) -> bool:
+    """Return whether the tower's layers may be taken apart.
+
+    They may not where somebody else's hooks, checkpointing, sharding or dropout would be bypassed.
+    """
+    for layer in tower.layers:
+        hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
+        if any(not isinstance(hook, Branch) for hook in hooks) or attention_dropout(layer):
+            return False
+        if getattr(layer, "gradient_checkpointing", False) and layer.training:
+            return False
+    return not getattr(tower.root.encoder, "gradient_checkpointing", False)  # pyright: ignore
+
+
+def lower_text_states(text: TowerParts, plan: PromptPlan, depth: int) -> Tensor:
+    """Return the hidden states, (P + M, D), that leave the first `depth` layers."""
+    # One row per prompt only to look up positions; the packed tokens are cut out again.
+    shared, lengths = len(plan.prefix), plan.lengths.tolist()
+    rows = plan.own.new_zeros(len(lengths), shared + max(lengths))
+    rows[:, :shared] = plan.prefix
+    keep = _real(plan, max(lengths))
+    rows[:, shared:][keep] = plan.own
+    x = embed_text(text, rows)  # (N, P + S, D)
+    x = torch.cat([x[0, :shared], x[:, shared:][keep]])  # (P + M, D)
+    for layer in text.layers[:depth]:  # pyright: ignore[reportGeneralTypeIssues]
+        x = _text_layer(layer, x, plan, None)
+    return x
+
+
+def encode_text(
+    text: TowerParts,
+    plan: PromptPlan,
+    states: Tensor,
+    depth: int,
+    branches: Mapping[int, Branch],
+    *,
+    pool_last: bool,
+    max_tokens: int | None = None,
+) -> Tensor:
+    """Return text features (N, E), not normalised, from the states that left `depth` layers.
+
+    Args:
+        text: The text tower.
+        plan: The prompts.
+        states: Hidden states (P + M, D) leaving layer `depth`.
+        depth: Number of layers already run.
+        branches: Adapters by layer index, counted from 0.
+        pool_last: Run the last layer for the pooled tokens only.
+        max_tokens: Run chunks of about so many own tokens, each computed again in the backward
+            pass; None runs everything at once.
+    """
+    shared = len(plan.prefix)
+
+    def run(part: PromptPlan, x: Tensor) -> Tensor:
+        last = len(text.layers) - 1
+        for index in range(depth, last + 1):
+            pooled_only = pool_last and index == last
+            x = _text_layer(text.layers[index], x, part, branches.get(index), pooled_only)
+        if not (pool_last and depth <= last):
+            x = x[shared:][part.pooled]
+        return text.head(text.final_norm(x))
+
+    if max_tokens is None or len(plan.own) <= max_tokens:
+        return run(plan, states)
+    features, begin = [], shared
+    for part in plan.chunks(max_tokens):
+        x = torch.cat([states[:shared], states[begin : begin + len(part.own)]])
+        begin += len(part.own)
+        features.append(checkpoint(run, part, x, use_reentrant=False))
+    return torch.cat(features)  # pyright: ignore[reportArgumentType]
+
+
+def encode_image(
+    vision: TowerParts,
+    pixel_values: Tensor,
+    branches: Mapping[int, Branch],
+    *,
+    pools_first: bool,
+    pool_last: bool,
+) -> Tensor:
+    """Return image features (B, E), not normalised, for pixel values (B, 3, height, width)."""
+    x, last = embed_image(vision, pixel_values), len(vision.layers) - 1
+    for index, layer in enumerate(vision.layers):
+        parts, branch = layer_parts(layer), branches.get(index)
+        normed = parts.first_norm(x)
+        if index == last and pools_first and pool_last:
+            # The others are still attended to, but nobody reads what becomes of them.
+            queries = normed[:, :1]
+            x = _finish(parts, x[:, :1], _attend(parts, queries, normed), queries, branch)
+        else:
+            x = _finish(parts, x, _attend(parts, normed, normed), normed, branch)
+    if not pools_first:
+        return pool_image(vision, x)
+    return vision.head(vision.final_norm(x[:, 0]))
+
+
+def _heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(-1, (num_heads, -1)).transpose(-2, -3)  # (..., L, D) -> (..., H, L, D/H)
+
+
+def _attend(parts: LayerParts, queries: Tensor, keys: Tensor) -> Tensor:
+    """Full attention of `queries` (B, Lq, D) over `keys` (B, L, D), not yet projected."""
+    q, k, v = parts.query(queries), parts.key(keys), parts.value(keys)
+    q, k, v = (_heads(t, parts.num_heads) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+
+
+def _finish(
+    parts: LayerParts, x: Tensor, attended: Tensor, normed: Tensor, branch: Branch | None
+) -> Tensor:
+    """Everything in a layer after attention; all tensors hold the same tokens, (..., D)."""
+    x = x + parts.out(attended)
+    out = x + parts.mlp(parts.second_norm(x))
+    if branch is None:
+        return out
+    return out + branch.adapter(normed, tower=branch.tower, pair=branch.pair).to(out.dtype)
+
+
+def _real(plan: PromptPlan, longest: int) -> Tensor:
+    """Return which cells of the padded (N, S) layout hold a token."""
+    return torch.arange(longest, device=plan.lengths.device) < plan.lengths[:, None]
+
+
+def _text_layer(
+    layer: nn.Module,
+    x: Tensor,
+    plan: PromptPlan,
+    branch: Branch | None,
+    pooled_only: bool = False,
+) -> Tensor:
+    """Run one layer over packed prompts.
+
+    Args:
+        layer: A text layer.
+        x: Hidden states of the prefix and of all own tokens, (P + M, D).
+        plan: The prompts.
+        branch: The layer's adapter.
+        pooled_only: Return the pooled tokens, (N, D), instead of all.
+    """
+    parts, shared, heads = layer_parts(layer), len(plan.prefix), layer_parts(layer).num_heads
+    normed = first_norm(layer)(x)
+    keys, values = parts.key(normed), parts.value(normed)  # (P + M, D)
+    if pooled_only:
+        x, normed = x[shared:][plan.pooled], normed[shared:][plan.pooled]  # (N, D)
+    queries = parts.query(normed)
+
+    n, longest = len(plan.lengths), int(plan.lengths.max())
+    real = _real(plan, longest)
+    cells = real.flatten().nonzero().squeeze(1)  # where each own token sits in the (N, S) layout
+
+    def padded(packed: Tensor) -> Tensor:  # (M, D) -> (N, S, D)
+        rows = packed.new_zeros(n * longest, packed.shape[-1])
+        return rows.index_copy(0, cells, packed).view(n, longest, -1)
+
+    def with_prefix(packed: Tensor) -> Tensor:  # (P + M, D) -> (N, H, P + S, D/H)
+        prefix = packed[:shared].expand(n, -1, -1)
+        return _heads(torch.cat([prefix, padded(packed[shared:])], dim=1), heads)
+
+    k, v = with_prefix(keys), with_prefix(values)
+    seen = F.pad(real, (shared, 0), value=True)[:, None, None]  # (N, 1, 1, P + S)
+    if pooled_only:
+        if plan.causal:
+            at = plan.pooled - (plan.lengths.cumsum(0) - plan.lengths)  # position among its own
+            reach = torch.arange(shared + longest, device=x.device) <= (at + shared)[:, None]
+            seen = seen & reach[:, None, None]
+        q = _heads(queries[:, None], heads)  # (N, H, 1, D/H)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        attended = attended.transpose(1, 2).flatten(1)  # (N, D)
+    else:
+        if plan.causal:
+            ones = torch.ones(longest, shared + longest, dtype=torch.bool, device=x.device)
+            # Padding sits behind every real token, so the causal mask alone hides it.
+            seen = ones.tril(shared)
+        q = _heads(padded(queries[shared:]), heads)  # (N, H, S, D/H)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        attended = attended.transpose(1, 2).flatten(-2).flatten(0, 1)[cells]  # (M, D)
+        if shared:
+            q, k, v = (_heads(t[:shared], heads)[None] for t in (queries, keys, values))
+            first = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            attended = torch.cat([first[0].transpose(0, 1).flatten(1), attended])
+    return _finish(parts, x, attended, normed, branch)
