@@ -1,5 +1,8 @@
 """The Multi-Modal Adapter (MMA, CVPR 2024) for Hugging Face CLIP-like models."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .adapter import MultiModalAdapter, rescale
 from .config import MMAConfig
 from .errors import (
@@ -20,19 +23,43 @@ from .injection import (
     set_adapter,
 )
 
+if TYPE_CHECKING:
+    from .classifier import FewShotClassifier
+    from .encoding import FastPaths
+    from .training import TrainConfig, fit
+
 __version__ = "0.1.0"
+
+# Imported on first use: these need transformers or an extra, and imports take seconds.
+_LAZY = {
+    "FastPaths": "encoding",
+    "FewShotClassifier": "classifier",
+    "TrainConfig": "training",
+    "fit": "training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "ConfigError",
     "DataError",
+    "FastPaths",
+    "FewShotClassifier",
     "MMAConfig",
     "MMAError",
     "MultiModalAdapter",
     "StorageError",
+    "TrainConfig",
     "TrainingError",
     "UnsupportedHostError",
     "delete_adapter",
     "disable_mma",
+    "fit",
     "inject_mma",
     "merge_and_unload",
     "print_trainable_parameters",
