@@ -148,8 +148,11 @@ def config_for(model: nn.Module, *, end_layer: int | None = None, **settings: An
 
 def check_name(model: nn.Module, name: str) -> None:
     """Refuse a name that is taken or cannot name a module."""
-    if not name.isidentifier():
-        raise ConfigError(f"name={name!r}; use letters, digits and underscores only")
+    # Names become keys of a ModuleDict, which refuses those of its own methods.
+    if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+        raise ConfigError(
+            f"name={name!r}; use letters, digits and underscores, but no method of nn.ModuleDict"
+        )
     if name in adapter_names(model):
         raise ConfigError(
             f"the model already has an adapter named {name!r}; call remove_mma(model) or "
@@ -202,6 +205,7 @@ def _check_fit(config: MMAConfig, backbone: Backbone) -> None:
 
 
 def _state(model: nn.Module) -> _Attachment:
+    describe(model)  # wrappers pass attributes on, but hooks must go on the model inside
     state = getattr(model, "_mma", None)
     if not isinstance(state, _Attachment):
         raise ConfigError(
@@ -263,10 +267,11 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     if names == [name]:
         remove_mma(model)
         return
+    trained = next(model.mma.parameters()).requires_grad  # pyright: ignore
     if name == state.active:
         set_adapter(model, names[1])
     del model.mma_inactive[name]  # pyright: ignore
-    set_adapter(model, state.active, train=next(model.mma.parameters()).requires_grad)  # pyright: ignore
+    set_adapter(model, state.active, train=trained)
 
 
 def remove_mma(model: Model) -> Model:
