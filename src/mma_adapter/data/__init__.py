@@ -1,5 +1,7 @@
 """Pictures, labels and splits: the published few-shot data sets and everybody's own folders."""
 
+from .catalog import DATASETS, DatasetSpec, Sizes
+from .check import check_root, find_own_sources, import_splits
 from .csvfile import read_csv
 from .dataset import DEFAULT_TEMPLATE, Dataset
 from .fewshot import (
@@ -12,6 +14,8 @@ from .fewshot import (
 )
 from .folders import read_image_folder
 from .hub import read_hf_dataset
+from .load import load_dataset
+from .published import read_published_shots
 from .samples import Sample, classnames_of, clean_classname, find_unreadable, open_image
 from .sources import load_samples
 from .transforms import (
@@ -28,18 +32,25 @@ from .transforms import (
 __all__ = [
     "CLIP_MEAN",
     "CLIP_STD",
+    "DATASETS",
     "DEFAULT_TEMPLATE",
     "Dataset",
+    "DatasetSpec",
     "ProcessorTransform",
     "Sample",
+    "Sizes",
     "TestTransform",
     "TrainTransform",
     "base_classes",
+    "check_root",
     "classnames_of",
     "clean_classname",
     "few_shot",
+    "find_own_sources",
     "find_unreadable",
     "from_processor",
+    "import_splits",
+    "load_dataset",
     "load_samples",
     "normalise",
     "novel_classes",
@@ -47,6 +58,7 @@ __all__ = [
     "read_csv",
     "read_hf_dataset",
     "read_image_folder",
+    "read_published_shots",
     "sample_shots",
     "select_classes",
     "split_samples",
