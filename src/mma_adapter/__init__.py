@@ -23,17 +23,23 @@ from .injection import (
     set_adapter,
 )
 
+from .peft_hook import register_with_peft
+
 if TYPE_CHECKING:
+    from .baking import bake
     from .classifier import FewShotClassifier
     from .encoding import FastPaths
+    from .peft_bridge import MMAPeftConfig
     from .training import TrainConfig, fit
 
 __version__ = "0.1.0"
 
 # Imported on first use: these need transformers or an extra, and imports take seconds.
 _LAZY = {
+    "bake": "baking",
     "FastPaths": "encoding",
     "FewShotClassifier": "classifier",
+    "MMAPeftConfig": "peft_bridge",
     "TrainConfig": "training",
     "fit": "training",
 }
@@ -45,6 +51,8 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+register_with_peft()
+
 __all__ = [
     "ConfigError",
     "DataError",
@@ -52,11 +60,13 @@ __all__ = [
     "FewShotClassifier",
     "MMAConfig",
     "MMAError",
+    "MMAPeftConfig",
     "MultiModalAdapter",
     "StorageError",
     "TrainConfig",
     "TrainingError",
     "UnsupportedHostError",
+    "bake",
     "delete_adapter",
     "disable_mma",
     "fit",

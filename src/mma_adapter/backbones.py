@@ -136,6 +136,17 @@ def attention_dropout(layer: nn.Module) -> float:
     return float(layer.self_attn.dropout) if layer.training else 0.0  # pyright: ignore
 
 
+def checkpoints(tower: TowerParts) -> bool:
+    """Return whether gradient checkpointing is on in the tower (transformers 4 keeps it here)."""
+    return bool(getattr(tower.root.encoder, "gradient_checkpointing", False))
+
+
+def lower_parameters(tower: TowerParts, depth: int) -> list[nn.Parameter]:
+    """Return the parameters of the embeddings and of the first `depth` layers."""
+    layers = [p for layer in list(tower.layers)[:depth] for p in layer.parameters()]
+    return [*tower.root.embeddings.parameters(), *layers]  # pyright: ignore
+
+
 def context_length(text: TowerParts) -> int:
     """Return how many tokens the text tower takes."""
     return text.root.embeddings.position_embedding.num_embeddings  # pyright: ignore
@@ -181,9 +192,12 @@ def describe(model: nn.Module) -> Backbone:
         UnsupportedHostError: The model belongs to no known family, or is wrapped.
     """
     if isinstance(inner := _unwrapped(model), nn.Module):
+        wrap = "wrap it afterwards"
+        if isinstance(model, nn.DataParallel):
+            wrap = "use one process per GPU instead: `accelerate launch` or `torchrun`"
         raise UnsupportedHostError(
             f"the model is wrapped in {type(model).__name__}; adapters go on the "
-            f"model inside: pass the {type(inner).__name__}, and wrap it afterwards"
+            f"model inside: pass the {type(inner).__name__}, and {wrap}"
         )
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
@@ -212,13 +226,12 @@ def _tower(model: nn.Module, tower: Tower) -> TowerParts | None:
     while isinstance(inner := getattr(root, f"{tower}_model", None), nn.Module):
         root = inner
     layers = getattr(getattr(root, "encoder", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList) or not hasattr(
-        next(iter(layers), None), "layer_norm1"
-    ):
+    first = layers[0] if isinstance(layers, nn.ModuleList) and len(layers) else None
+    if first is None or not hasattr(first, "layer_norm1"):
         return None
     if root is model and tower not in model.config.model_type:  # pyright: ignore
         return None
-    width = first_norm(layers[0]).normalized_shape[0]  # pyright: ignore
+    width = first_norm(first).normalized_shape[0]  # pyright: ignore
     projection = getattr(model, "text_projection" if tower == "text" else "visual_projection", None)
     head = projection or (getattr(root, "head", None) if tower == "text" else None) or _identity
     return TowerParts(root, layers, width, head)  # pyright: ignore[reportArgumentType]

@@ -5,6 +5,7 @@ logits = exp(logit_scale) * cosine(image feature, text feature), plus the host's
 Shapes: B images, K classes, E size of the joint space. Features are of unit length.
 """
 
+import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -15,10 +16,12 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from .backbones import (
+    TowerParts,
     as_features,
     context_length,
     describe,
     logit_scale_and_bias,
+    lower_parameters,
     pooled_positions,
 )
 from .encoding import (
@@ -196,7 +199,7 @@ class FewShotClassifier(nn.Module):
             return features
         return F.normalize(features.view(self.num_classes, -1, features.shape[-1]).mean(1), dim=-1)
 
-    def _encode_text_fast(self, text: Any) -> Tensor:
+    def _encode_text_fast(self, text: TowerParts) -> Tensor:
         device = next(text.root.parameters()).device
         if self._plan.own.device != device:
             self._plan = self._plan.to(device)
@@ -213,9 +216,8 @@ class FewShotClassifier(nn.Module):
             max_tokens=self._chunk_tokens(text, len(text.layers) - depth),
         )
 
-    def _lower_states(self, text: Any, depth: int) -> Tensor:
-        lower = [*text.root.embeddings.parameters()]
-        lower += [p for layer in text.layers[:depth] for p in layer.parameters()]
+    def _lower_states(self, text: TowerParts, depth: int) -> Tensor:
+        lower = lower_parameters(text, depth)
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in lower)
         if trained or not self.paths.cache_lower_layers:
             with nullcontext() if trained else torch.no_grad():
@@ -227,7 +229,7 @@ class FewShotClassifier(nn.Module):
                 self._lower = (key, lower_text_states(text, self._plan, depth))
         return self._lower[1]
 
-    def _chunk_tokens(self, text: Any, layers: int) -> int | None:
+    def _chunk_tokens(self, text: TowerParts, layers: int) -> int | None:
         if not torch.is_grad_enabled():
             return None
         budget = self.paths.text_memory_bytes
@@ -241,8 +243,6 @@ def free_bytes(device: torch.device) -> int:
     """Return the bytes free on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import os
-
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):  # not every system tells

@@ -21,6 +21,7 @@ from .backbones import (
     LayerParts,
     TowerParts,
     attention_dropout,
+    checkpoints,
     embed_image,
     embed_text,
     first_norm,
@@ -138,7 +139,7 @@ def can_run(tower: TowerParts) -> bool:
             return False
         if getattr(layer, "gradient_checkpointing", False) and layer.training:
             return False
-    return not getattr(tower.root.encoder, "gradient_checkpointing", False)  # pyright: ignore
+    return not checkpoints(tower)
 
 
 def lower_text_states(text: TowerParts, plan: PromptPlan, depth: int) -> Tensor:
