@@ -152,6 +152,12 @@ def context_length(text: TowerParts) -> int:
     return text.root.embeddings.position_embedding.num_embeddings  # pyright: ignore
 
 
+def vocabulary_size(model: nn.Module) -> int:
+    """Return how many token ids the text tower knows."""
+    text = describe(model).towers["text"]
+    return text.root.embeddings.token_embedding.num_embeddings  # pyright: ignore
+
+
 def embed_text(text: TowerParts, input_ids: Tensor) -> Tensor:
     """Return what enters the first text layer, (B, L, D), for token ids (B, L)."""
     return text.root.embeddings(input_ids=input_ids)  # pyright: ignore
@@ -181,7 +187,7 @@ def pooled_positions(model: nn.Module, input_ids: Tensor) -> Tensor:
     end = getattr(model.config, "text_config", model.config).eos_token_id  # pyright: ignore
     if end == 2 and family.name == "clip":
         return input_ids.argmax(dim=-1)
-    found = input_ids == end
+    found = torch.eq(input_ids, end)
     return torch.where(found.any(dim=-1), found.int().argmax(dim=-1), -1)
 
 
@@ -201,7 +207,9 @@ def describe(model: nn.Module) -> Backbone:
         )
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
-    towers = {} if family is None else {t: p for t in TOWERS if (p := _tower(model, t)) is not None}
+    towers: dict[Tower, TowerParts] = (
+        {} if family is None else {t: p for t in TOWERS if (p := _tower(model, t)) is not None}
+    )
     if family is None or not towers:
         raise UnsupportedHostError(
             f"{type(model).__name__} with model_type={model_type!r} is not supported; MMA adapts "
@@ -283,6 +291,6 @@ def _digest(tensors: list[Tensor]) -> str | None:
         return None
     sha = hashlib.sha256()
     for tensor in tensors:
-        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # FSDP shards
+        full = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor  # pyright: ignore
         sha.update(full.detach().to("cpu", torch.float16).contiguous().numpy().tobytes())
     return sha.hexdigest()[:16]
