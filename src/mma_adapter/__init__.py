@@ -22,13 +22,14 @@ from .injection import (
     remove_mma,
     set_adapter,
 )
-
 from .peft_hook import register_with_peft
 
 if TYPE_CHECKING:
     from .baking import bake
     from .classifier import FewShotClassifier
     from .encoding import FastPaths
+    from .loading import load_mma
+    from .official import read_official, write_official
     from .peft_bridge import MMAPeftConfig
     from .training import TrainConfig, fit
 
@@ -42,6 +43,9 @@ _LAZY = {
     "MMAPeftConfig": "peft_bridge",
     "TrainConfig": "training",
     "fit": "training",
+    "load_mma": "loading",
+    "read_official": "official",
+    "write_official": "official",
 }
 
 
@@ -71,9 +75,12 @@ __all__ = [
     "disable_mma",
     "fit",
     "inject_mma",
+    "load_mma",
     "merge_and_unload",
     "print_trainable_parameters",
+    "read_official",
     "remove_mma",
     "rescale",
     "set_adapter",
+    "write_official",
 ]
