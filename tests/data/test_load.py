@@ -198,6 +198,13 @@ class TestRefusals:
         with pytest.raises(DataError, match="'n99999999', which is not in the list"):
             load_dataset("imagenet_sketch", tmp_path)
 
+    def test_a_broken_matlab_file_is_named(self, data_root: Path, tmp_path: Path) -> None:
+        shutil.copytree(data_root / "oxford_flowers", tmp_path / "oxford_flowers")
+        (tmp_path / "oxford_flowers" / "split_zhou_OxfordFlowers.json").unlink()
+        (tmp_path / "oxford_flowers" / "imagelabels.mat").write_bytes(b"x" * 200)
+        with pytest.raises(DataError, match=r"imagelabels\.mat as a MATLAB file"):
+            load_dataset("oxford_flowers", tmp_path, own_split=True)
+
     @pytest.mark.parametrize("gone", ["variants.txt", "images_variant_val.txt"])
     def test_a_missing_official_list_is_named(
         self, data_root: Path, tmp_path: Path, gone: str

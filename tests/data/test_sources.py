@@ -219,6 +219,11 @@ class TestCsv:
         with pytest.raises(DataError, match=message):
             read_csv(write_rows(tmp_path / "list.csv", rows))
 
+    def test_a_list_without_training_pictures_is_refused(self, tmp_path: Path) -> None:
+        rows = [["path", "label", "split"], [put(tmp_path / "a.png").name, "x", "test"]]
+        with pytest.raises(DataError, match="found test, but no train part"):
+            read_csv(write_rows(tmp_path / "list.csv", rows))
+
     def test_a_file_that_is_no_text_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "list.csv"
         path.write_bytes(b"path,label\n\xff\xfe\n")
@@ -314,6 +319,15 @@ class TestHuggingFace:
         rows = hf_rows([0, 1], list(self.names)).remove_columns("label")
         with pytest.raises(DataError, match=r"one label column, found \(image: Image\)"):
             read_hf_dataset(rows, name="zoo")
+
+    def test_rows_without_a_label_are_refused(self) -> None:
+        with pytest.raises(DataError, match="some rows of the part train have no label"):
+            read_hf_dataset(hf_rows([0, -1, 1], list(self.names)))
+
+    def test_parts_of_which_none_is_train_are_listed(self) -> None:
+        rows = hf_rows([0, 1], list(self.names))
+        with pytest.raises(DataError, match="has the parts easy, hard; one of them must be train"):
+            read_hf_dataset(datasets.DatasetDict({"easy": rows, "hard": rows}))
 
     def test_what_cannot_be_loaded_is_explained(self, tmp_path: Path) -> None:
         (tmp_path / "nothing").mkdir()
