@@ -58,7 +58,7 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time the runs in turn, A B C A B C ..., so that a slow minute hits all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for name, run in runs.items():
+    for run in runs.values():
         run()  # warm-up: allocator, kept hidden states, thread pools
         synchronize(device)
     for _ in range(repeats):

@@ -1,6 +1,6 @@
-"""The four training steps that `step.py` compares, on one CLIP of ViT-B/16 sizes with random weights.
+"""The four training steps that `step.py` compares, on a CLIP of ViT-B/16 sizes, weights random.
 
-conventional: what the authors' code does. Every prompt padded to 77 tokens, every layer, every step.
+conventional: what the authors' code does: every prompt padded to 77 tokens, all layers, every step.
 ours:         `FewShotClassifier` on its exact fast paths.
 lora:         PEFT LoRA, r=8 on query and value of both towers; prompts padded to the longest.
 floor:        the image tower alone: forward, and backward from the features to the input of the

@@ -135,7 +135,7 @@ def main() -> None:
         print(json.dumps(measure_time(args) if args.only == "time" else measure_memory(args)))
         return
 
-    path = RESULTS / f"step_{args.device}.json"
+    path = RESULTS / f"{'without' if args.without else 'step'}_{args.device}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     command = "python benchmarks/step.py " + " ".join(sys.argv[1:])
     equality = check_equal(args.device)

@@ -82,8 +82,13 @@ class PromptPlan:
 
     def to(self, device: torch.device) -> "PromptPlan":
         """Return the plan with its tensors on `device`."""
-        moved = [t.to(device) for t in (self.prefix, self.own, self.lengths, self.pooled)]
-        return PromptPlan(*moved, self.causal)
+        return PromptPlan(
+            self.prefix.to(device),
+            self.own.to(device),
+            self.lengths.to(device),
+            self.pooled.to(device),
+            self.causal,
+        )
 
     def chunks(self, max_tokens: int) -> list["PromptPlan"]:
         """Split into plans of at most about `max_tokens` own tokens, at least one prompt each."""

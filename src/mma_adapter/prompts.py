@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .backbones import Family, pooled_positions
+from .backbones import Family, pooled_positions, vocabulary_size
 from .errors import DataError
 
 
@@ -85,8 +85,8 @@ def tokenize(model: nn.Module, tokenizer: Any, prompts: Sequence[str], context: 
     )["input_ids"]
     if not isinstance(padded, Tensor):
         padded = torch.as_tensor(padded)
-    vocabulary = model.get_input_embeddings().num_embeddings if _has_embeddings(model) else None
-    if vocabulary is not None and int(padded.max()) >= vocabulary:
+    vocabulary = vocabulary_size(model)
+    if int(padded.max()) >= vocabulary:
         raise DataError(
             f"the tokenizer produced id {int(padded.max())}, the model knows {vocabulary} tokens; "
             "pass the tokenizer that belongs to the model"
@@ -97,10 +97,3 @@ def tokenize(model: nn.Module, tokenizer: Any, prompts: Sequence[str], context: 
             "belongs to the model"
         )
     return padded
-
-
-def _has_embeddings(model: nn.Module) -> bool:
-    try:
-        return hasattr(model.get_input_embeddings(), "num_embeddings")  # pyright: ignore
-    except (AttributeError, NotImplementedError):  # some two-tower models do not say
-        return False

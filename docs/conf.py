@@ -1,0 +1,27 @@
+"""Sphinx configuration; `make docs` builds with warnings as errors."""
+
+import mma_adapter
+
+project = "mma_adapter"
+author = "The mma_adapter authors"
+release = version = mma_adapter.__version__
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+html_theme = "furo"
+html_title = "mma_adapter"
+html_static_path = ["_static"]
+exclude_patterns = ["_build", "results/**/*.md"]
+# Notebooks are run by `make notebooks`; the site shows their text.
+nb_execution_mode = "off"
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+napoleon_google_docstring = True
+suppress_warnings = ["mystnb.unknown_mime_type"]
+nitpicky = False
