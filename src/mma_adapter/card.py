@@ -119,9 +119,8 @@ def _front(config: MMAConfig, fields: CardFields) -> str:
         eval_results=[_eval_result(result) for result in fields.results] or None,
     )
     # Without results the Hub's own class leaves the name behind, which is no key of a card.
-    return "".join(
-        "".join(lines) + "\n" for key, lines in _chunks(data.to_yaml()) if key != "model_name"
-    )
+    kept = (lines for key, lines in _chunks(data.to_yaml()) if key != "model_name")
+    return "".join(f"{line}\n" for lines in kept for line in lines)
 
 
 def _section(config: MMAConfig, fields: CardFields, repo_id: str | None) -> str:
@@ -164,8 +163,8 @@ def _usage(config: MMAConfig, templates: Sequence[str], repo_id: str | None) -> 
             ")",
             "classify(",
             '    "picture.jpg",',
-            f"    candidate_labels={[_plain(label) for label in labels]!r},",
-            f"    hypothesis_template={_plain(template)!r},",
+            f"    candidate_labels=[{', '.join(map(_code, labels))}],",
+            f"    hypothesis_template={_code(template)},",
             ")",
         ]
     return "\n".join(["```python", *loading, "```"])
@@ -208,6 +207,11 @@ def _shape(config: MMAConfig) -> str:
     }
     body = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return f"| | |\n|---|---|\n{body}"
+
+
+def _code(text: str) -> str:
+    """Return a Python string that can stand in Markdown without ending our section."""
+    return ascii(text).replace("<", r"\x3c").replace("`", r"\x60")
 
 
 def _plain(text: str) -> str:
@@ -262,7 +266,7 @@ def _with_tags(chunk: list[str]) -> list[str]:
     missing = [tag for tag in _TAGS if tag not in there]
     inline = chunk[0].partition(":")[2].strip()
     if inline.startswith("[") and inline.endswith("]"):
-        return [f"tags: {inline[:-1]}{''.join(f', {tag}' for tag in missing)}]"]
+        return [f"tags: [{', '.join([*filter(None, [inline[1:-1].strip()]), *missing])}]"]
     if inline and not inline.startswith(("#", "[")):
         chunk = ["tags:", f"- {inline}"]
     indent = chunk[1][: -len(chunk[1].lstrip())] if len(chunk) > 1 else ""
