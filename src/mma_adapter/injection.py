@@ -319,6 +319,17 @@ def disable_mma(model: Model) -> Iterator[Model]:
             _connect(model)
 
 
+def set_enabled(model: nn.Module, enabled: bool) -> None:
+    """Switch the active adapter on or off until further notice; see `disable_mma` for a block.
+
+    Raises:
+        ConfigError: The model has no adapter.
+    """
+    _disconnect(_state(model))
+    if enabled:
+        _connect(model)
+
+
 def is_enabled(model: nn.Module) -> bool:
     """Return whether an adapter is on `model` and takes part in its outputs."""
     return bool(getattr(getattr(model, "_mma", None), "handles", ()))
@@ -375,6 +386,6 @@ def merge_and_unload(model: nn.Module) -> NoReturn:
     """
     raise NotImplementedError(
         "MMA cannot be merged: each branch holds two ReLUs beside a whole layer. Use "
-        "remove_mma(model) for the original model, or mma_adapter.bake(classifier) for a fixed "
-        "classifier that exports to ONNX and torch.export"
+        "remove_mma(model) (a PEFT model's unload()) for the original model, or "
+        "mma_adapter.bake(classifier) for a fixed classifier that exports to ONNX and torch.export"
     )
