@@ -95,10 +95,28 @@ def test_injection_changes_the_logits_and_removal_restores_them_bit_for_bit(host
     with disable_mma(host):
         assert torch.equal(logits(host, batch), plain)
     assert torch.equal(logits(host, batch), adapted)
-    host.mma.scale = 0
-    assert torch.equal(logits(host, batch), plain)
     remove_mma(host)
     assert torch.equal(logits(host, batch), plain)
+
+
+def test_scale_zero_is_the_frozen_host_bit_for_bit(host, batch):
+    host.requires_grad_(False)  # torch's attention rounds differently where it needs no gradient
+    plain = logits(host, batch)
+    inject_mma(host, 2, scale=0)
+    assert torch.equal(logits(host, batch), plain)
+
+
+def test_disabling_leaves_frozen_what_was_frozen(host, batch):
+    inject_mma(host, 2)
+    expected = {f"mma.{key}" for key in host.mma.state_dict()}
+    with disable_mma(host), disable_mma(host):
+        pass
+    assert {name for name, p in host.named_parameters() if p.requires_grad} == expected
+    before = host.logit_scale.requires_grad
+    with disable_mma(host):
+        remove_mma(host)
+    assert not before
+    assert all(p.requires_grad for p in host.parameters())
 
 
 def test_the_hosts_keys_and_weights_do_not_move(host, batch):

@@ -310,13 +310,35 @@ def disable_mma(model: Model) -> Iterator[Model]:
     """
     state = _state(model)
     enabled = bool(state.handles)
+    thawed = _frozen_attention(model) if enabled else []
     _disconnect(state)
+    for weight in thawed:
+        weight.requires_grad_(True)
     try:
         yield model
     finally:
         # The adapter may have been removed inside the block.
-        if enabled and getattr(model, "_mma", None) is state and not state.handles:
-            _connect(model)
+        if enabled and getattr(model, "_mma", None) is state:
+            for weight in thawed:
+                weight.requires_grad_(False)
+            if not state.handles:
+                _connect(model)
+
+
+def _frozen_attention(model: nn.Module) -> list[Tensor]:
+    """Return the weights whose being frozen changes the last bit of the host's own results.
+
+    torch multiplies by the packed weights of `nn.MultiheadAttention`, which pools SigLIP's images,
+    in another order where they need no gradient.
+    """
+    frozen = set(_state(model).frozen)
+    return [
+        weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+        and f"{name}.in_proj_weight" in frozen
+        and (weight := module.in_proj_weight) is not None
+    ]
 
 
 def set_enabled(model: nn.Module, enabled: bool) -> None:
