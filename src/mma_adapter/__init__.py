@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .adapter import MultiModalAdapter, rescale
 from .config import MMAConfig
 from .errors import (
     ConfigError,
@@ -13,38 +12,49 @@ from .errors import (
     TrainingError,
     UnsupportedHostError,
 )
-from .injection import (
-    delete_adapter,
-    disable_mma,
-    inject_mma,
-    merge_and_unload,
-    print_trainable_parameters,
-    remove_mma,
-    set_adapter,
-)
 from .peft_hook import register_with_peft
 
 if TYPE_CHECKING:
+    from .adapter import MultiModalAdapter, rescale
     from .baking import bake
     from .classifier import FewShotClassifier
     from .encoding import FastPaths
+    from .injection import (
+        delete_adapter,
+        disable_mma,
+        inject_mma,
+        merge_and_unload,
+        print_trainable_parameters,
+        remove_mma,
+        set_adapter,
+    )
     from .loading import load_mma
     from .official import read_official, write_official
-    from .peft_bridge import MMAPeftConfig
+    from .peft_bridge import MMAPeftConfig as MMAPeftConfig
     from .training import TrainConfig, fit
 
 __version__ = "0.1.0"
 
-# Imported on first use: these need transformers or an extra, and imports take seconds.
+# Imported on first use: torch, transformers and the extras take seconds, and the command line's
+# help needs none of them.
 _LAZY = {
     "bake": "baking",
+    "delete_adapter": "injection",
+    "disable_mma": "injection",
     "FastPaths": "encoding",
     "FewShotClassifier": "classifier",
+    "inject_mma": "injection",
+    "merge_and_unload": "injection",
     "MMAPeftConfig": "peft_bridge",
+    "MultiModalAdapter": "adapter",
+    "print_trainable_parameters": "injection",
     "TrainConfig": "training",
     "fit": "training",
     "load_mma": "loading",
     "read_official": "official",
+    "remove_mma": "injection",
+    "rescale": "adapter",
+    "set_adapter": "injection",
     "write_official": "official",
 }
 
@@ -57,6 +67,7 @@ def __getattr__(name: str) -> Any:
 
 register_with_peft()
 
+# Without MMAPeftConfig, which needs an extra that `import *` may not ask for.
 __all__ = [
     "ConfigError",
     "DataError",
@@ -64,7 +75,6 @@ __all__ = [
     "FewShotClassifier",
     "MMAConfig",
     "MMAError",
-    "MMAPeftConfig",
     "MultiModalAdapter",
     "StorageError",
     "TrainConfig",
