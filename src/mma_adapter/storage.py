@@ -200,7 +200,7 @@ def _save(
     metadata = {"format": "pt", "config_sha256": hashlib.sha256(data).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _commit(folder, data, safetensors.torch.save(tensors, metadata))
+        _commit(folder, data, _to_bytes(tensors, metadata))
         write_card(folder / CARD, config, fields, repo_id=repo_id)
     except OSError as error:
         raise StorageError(f"cannot save to {folder}: {error}; pass a writable folder") from error
@@ -219,6 +219,17 @@ def _to_json(config: MMAConfig) -> dict[str, Any]:
         "mma_version": __version__,
         **config.to_dict(),
     }
+
+
+def _to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Serialise with the metadata sorted, so that equal adapters are equal files."""
+    data = safetensors.torch.save(tensors, metadata)
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors to 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[start:]
 
 
 def _commit(folder: Path, config: bytes, weights: bytes) -> None:
