@@ -79,6 +79,7 @@ def test_the_published_zero_shot_rows_give_the_published_average() -> None:
     assert [round(cell.score.mean, 2) for cell in cells] == [69.34, 74.22, 71.70]
     blocks = list(dict.fromkeys(row.block for row in table.rows))
     assert blocks[:4] == ["Average of 11", "imagenet", "caltech101", "oxford_pets"]
+    assert not any("not to be compared" in note for note in table.notes)
     labels = [row.label for row in table.rows if row.block == "Average of 11"]
     assert labels[:2] == ["CLIP", "CLIP, published"]
     assert labels[-2:] == ["MMA, published", "MMA++, published"]
@@ -148,8 +149,8 @@ def test_a_missing_data_set_is_marked_in_the_average() -> None:
 def test_a_method_that_cannot_transfer_gets_a_dash() -> None:
     probe = runs("linear_probe", {"dtd": ([70, 70, 70], [None] * 3)})
     table = build_table(probe + MMA, "base-to-novel")
-    line = next(x for x in render(table).splitlines() if "linear_probe" in x and "dtd" in x)
-    assert line == "| **dtd** | linear_probe | 70.00 ± 0.00 | – | – |"
+    line = next(x for x in render(table).splitlines() if "Linear probe" in x and "dtd" in x)
+    assert line == "| **dtd** | Linear probe | 70.00 ± 0.00 | – | – |"
     assert "cannot score classes" in render(table)
 
 
@@ -216,6 +217,7 @@ def test_transfer_tables_average_the_targets_only() -> None:
     assert rows["MMA"] == [45.0, 71.0, 40.0, 50.0]
     assert rows["MMA, published"] == [66.61, 71.00, None, None]
     assert rows["CLIP, published"][0] == 65.15
+    assert any("over 10 data sets (caltech101, " in note for note in table.notes)
     domain = transfer("zero_shot", {"imagenet_a": 47.77}, "domain-generalization")
     table = build_table(domain, "domain-generalization", paper=True)
     assert table.rows[1].label == "CLIP, published"

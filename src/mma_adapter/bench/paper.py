@@ -61,6 +61,11 @@ def published_host() -> str:
     return _file()["host"]
 
 
+def averaged_datasets(protocol: str) -> list[str]:
+    """Return the data sets the published averages of a protocol are over."""
+    return list(_file()["averaged"].get(protocol, []))
+
+
 def published(protocol: str, dataset: str | None = None) -> list[Published]:
     """Return the published rows of a protocol, of one data set or of all, in the file's order."""
     sources = _file()["sources"]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from .formats import Cell, Format, Row, Table, render
-from .paper import AVERAGE, Published, method_name, published, published_host
+from .paper import AVERAGE, Published, averaged_datasets, method_name, published, published_host
 from .results import PROTOCOLS, Protocol, Result, ResultsError
 from .summary import Line, Score, datasets_of, group
 
@@ -181,11 +181,11 @@ def _notes(
         notes.append("Figures in brackets are incomplete, and not comparable with complete ones.")
     if paper and any(row.published for row in rows):
         notes.append(f"Published rows: {published_host()}, 16 shots, means over 3 seeds.")
-        known = {row.dataset for row in published(protocol)} - {AVERAGE}
-        if not known & set(datasets):
+        theirs = averaged_datasets(protocol)
+        if set(theirs) != set(datasets):
             notes.append(
-                "The published averages are over other data sets than the measured ones, so the "
-                "two are not to be compared."
+                f"The published averages are over {len(theirs)} data sets ({', '.join(theirs)}): "
+                "not to be compared with averages over others."
             )
     return tuple(notes)
 
@@ -215,7 +215,7 @@ def _transfer(results: Sequence[Result], protocol: str, paper: bool) -> Table:
             for row in known
         ]
         rows = _with_published(rows, lines, known, numbers)
-    notes = _notes(rows, paper, [*sources, *targets], protocol)
+    notes = _notes(rows, paper, targets, protocol)
     return Table(TITLES[protocol], "", tuple(c[0] for c in columns), tuple(rows), notes)
 
 
