@@ -7,6 +7,7 @@ import json
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,10 +137,10 @@ def test_a_peft_it_cannot_work_with_costs_one_warning_and_nothing_else(
     code = "import mma_adapter, peft\nprint(peft.__version__, mma_adapter.inject_mma.__name__)"
     result = _run(code, _package(tmp_path, text))
     assert result.stdout.split()[1] == "inject_mma", result.stderr
-    warnings = [line for line in result.stderr.splitlines() if "Warning:" in line]
-    assert len(warnings) == 1
-    assert reason in warnings[0]
-    assert "inject_mma and load_mma do not need it" in warnings[0]
+    shown = [line for line in result.stderr.splitlines() if "Warning:" in line]
+    assert len(shown) == 1
+    assert reason in shown[0]
+    assert "inject_mma and load_mma do not need it" in shown[0]
 
 
 def test_it_steps_aside_when_peft_has_a_method_of_that_name(tmp_path: Path) -> None:
@@ -345,9 +346,21 @@ def test_a_file_that_misses_a_weight_is_refused(case: Case, tmp_path: Path) -> N
         PeftModel.from_pretrained(case.base(), tmp_path)
 
 
-def test_an_adapter_for_another_width_is_refused(case: Case) -> None:
-    with pytest.raises(ConfigError, match="text tower of width 32, the model's has 48"):
-        PeftModel.from_pretrained(build_host("siglip"), case.folder / "native")
+def test_an_adapter_for_another_kind_of_model_is_refused(case: Case, saved: Path) -> None:
+    with pytest.raises(StorageError, match="text_width 32, the model has 48"):
+        PeftModel.from_pretrained(build_host("siglip"), saved)
+
+
+def test_an_adapter_on_a_base_of_other_weights_is_reported(case: Case, saved: Path) -> None:
+    other = build_host("clip", seed=1)
+    with torch.no_grad():
+        other.logit_scale.add_(1)
+    with pytest.warns(UserWarning, match="sha256 .* results may differ"):
+        PeftModel.from_pretrained(other, saved)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the adapter was trained")
+        PeftModel.from_pretrained(case.base(), saved)
+        transformers.CLIPModel.from_pretrained(saved)
 
 
 def test_a_model_loaded_from_an_adapter_folder_saves_the_adapter_alone(
@@ -600,4 +613,4 @@ def test_the_classifiers_fast_paths_see_an_adapter_that_peft_loaded(
     classifiers = (FewShotClassifier(m, tokenizer, LABELS).eval() for m in (native, loaded))
     with torch.no_grad():
         expected, found = (classifier(pixels).logits for classifier in classifiers)
-    assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

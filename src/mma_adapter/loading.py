@@ -59,7 +59,7 @@ def load_mma(
     )
     if model is None:
         model = _load_base(adapter.config, token, local_files_only)
-    _check_base(adapter.config, model, strict_base)
+    check_base(adapter.config, model, strict_base)
     adapter.to(next(model.parameters()).device)
     attach(model, adapter, name=name, freeze=True, train=is_trainable)
     return model if is_trainable else model.eval()
@@ -84,8 +84,13 @@ def _load_base(config: MMAConfig, token: str | bool | None, local_only: bool) ->
         ) from error
 
 
-def _check_base(config: MMAConfig, model: nn.Module, strict: bool) -> None:
-    """Compare the model with the one the adapter was trained on, as far as both are known."""
+def check_base(config: MMAConfig, model: nn.Module, strict: bool) -> None:
+    """Compare the model with the one the adapter was trained on, as far as both are known.
+
+    Raises:
+        StorageError: They differ in kind or size; with `strict`, in weights or name too, which is
+            a warning otherwise.
+    """
     saved = {"model_type": config.model_type, **(config.base_fingerprint or {})}
     saved["name"] = config.base_model_name_or_path
     found = {**fingerprint(model), "name": getattr(model, "name_or_path", None) or None}

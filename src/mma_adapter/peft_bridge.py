@@ -24,6 +24,7 @@ from .adapter import MultiModalAdapter
 from .backbones import describe
 from .config import FORMAT, TOWERS, MMAConfig, Pairing, Shared, Tower
 from .errors import ConfigError, StorageError
+from .loading import check_base
 
 if tuple(int(part) for part in peft.__version__.split(".")[:2]) < (0, 21):
     raise ImportError(f"it needs peft 0.21 or newer, found {peft.__version__}")
@@ -41,8 +42,8 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 
 _PREFIX = "mma."  # where the active adapter's weights stand on the host, and in PEFT's files
 _WRAPPED = "base_model.model."  # what PeftModel puts before the host's keys
-# PEFT's files and ours differ in front of the weight's name only.
-_NATIVE_NAME = rf"^(?:{re.escape(_WRAPPED + _PREFIX)})?((?:text_|vision_)?(?:down|up|shared)\.)"
+# PEFT's files and ours differ in front of the weight's name only; transformers 4 drops half of it.
+_NATIVE_NAME = r"^(?:base_model\.model\.)?(?:mma\.)?((?:text_|vision_)?(?:down|up|shared)\.)"
 
 
 class _Type(str, Enum):
@@ -82,10 +83,17 @@ class MMAPeftConfig(PeftConfig):
         self.peft_type = _Type.MMA
 
     def for_model(self, model: nn.Module) -> MMAConfig:
-        """Return the checked config for `model`, and take over what was filled in."""
+        """Return the checked config for `model`, and take over what was filled in.
+
+        Raises:
+            ConfigError: A value is out of range.
+            StorageError: The adapter was trained on another kind of model.
+        """
         own = {field.name: getattr(self, field.name) for field in fields(MMAConfig)}
         if self.text_width or self.vision_width:  # read from a file, or used before
-            return MMAConfig.from_dict({**own, "mma_format": self.mma_format})
+            config = MMAConfig.from_dict({**own, "mma_format": self.mma_format})
+            check_base(config, model, strict=False)
+            return config
         asked = ("start_layer", "end_layer", "bottleneck_dim", "scale", "towers", "shared")
         rest = ("pairing", "template", "classnames")
         config = injection.config_for(model, **{key: own[key] for key in (*asked, *rest)})
