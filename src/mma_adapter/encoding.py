@@ -11,6 +11,7 @@ without its prefix, B images, L tokens, D width, H heads, E size of the joint sp
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,10 @@ from .backbones import (
     pool_image,
 )
 from .injection import Branch
+
+# Up to this many keys the fused attention kernels cost more than they save: thousands of prompts of
+# ten tokens are batched small products (on CPUs by a factor of two to ten).
+_SHORT = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,21 @@ class PromptPlan:
     def num_tokens(self) -> int:
         """Number of tokens that pass through a layer, P + M."""
         return len(self.prefix) + len(self.own)
+
+    @cached_property
+    def longest(self) -> int:
+        """Length S of the longest prompt without the prefix."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def real(self) -> Tensor:
+        """Which cells of the padded (N, S) layout hold a token."""
+        return torch.arange(self.longest, device=self.lengths.device) < self.lengths[:, None]
+
+    @cached_property
+    def cells(self) -> Tensor:
+        """Where each own token sits in the flattened (N, S) layout, (M,)."""
+        return self.real.flatten().nonzero().squeeze(1)
 
     def to(self, device: torch.device) -> "PromptPlan":
         """Return the plan with its tensors on `device`."""
@@ -150,13 +170,12 @@ def can_run(tower: TowerParts) -> bool:
 def lower_text_states(text: TowerParts, plan: PromptPlan, depth: int) -> Tensor:
     """Return the hidden states, (P + M, D), that leave the first `depth` layers."""
     # One row per prompt only to look up positions; the packed tokens are cut out again.
-    shared, lengths = len(plan.prefix), plan.lengths.tolist()
-    rows = plan.own.new_zeros(len(lengths), shared + max(lengths))
+    shared = len(plan.prefix)
+    rows = plan.own.new_zeros(len(plan.lengths), shared + plan.longest)
     rows[:, :shared] = plan.prefix
-    keep = _real(plan, max(lengths))
-    rows[:, shared:][keep] = plan.own
+    rows[:, shared:][plan.real] = plan.own
     x = embed_text(text, rows)  # (N, P + S, D)
-    x = torch.cat([x[0, :shared], x[:, shared:][keep]])  # (P + M, D)
+    x = torch.cat([x[0, :shared], x[:, shared:][plan.real]])  # (P + M, D)
     for layer in text.layers[:depth]:  # pyright: ignore[reportGeneralTypeIssues]
         x = _text_layer(layer, x, plan, None)
     return x
@@ -240,6 +259,14 @@ def _attend(parts: LayerParts, queries: Tensor, keys: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
 
+def _masked_attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+    """Attention where `seen`; q (N, H, Lq, D/H), k and v (N, H, L, D/H)."""
+    if k.shape[-2] > _SHORT:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return scores.masked_fill(~seen, float("-inf")).softmax(dim=-1).to(v.dtype) @ v
+
+
 def _finish(
     parts: LayerParts, x: Tensor, attended: Tensor, normed: Tensor, branch: Branch | None
 ) -> Tensor:
@@ -249,11 +276,6 @@ def _finish(
     if branch is None:
         return out
     return out + branch.adapter(normed, tower=branch.tower, pair=branch.pair).to(out.dtype)
-
-
-def _real(plan: PromptPlan, longest: int) -> Tensor:
-    """Return which cells of the padded (N, S) layout hold a token."""
-    return torch.arange(longest, device=plan.lengths.device) < plan.lengths[:, None]
 
 
 def _text_layer(
@@ -272,45 +294,42 @@ def _text_layer(
         branch: The layer's adapter.
         pooled_only: Return the pooled tokens, (N, D), instead of all.
     """
-    parts, shared, heads = layer_parts(layer), len(plan.prefix), layer_parts(layer).num_heads
+    parts, n, sizes = layer_parts(layer), len(plan.lengths), [len(plan.prefix), len(plan.own)]
+    shared, heads = sizes[0], parts.num_heads
     normed = first_norm(layer)(x)
-    keys, values = parts.key(normed), parts.value(normed)  # (P + M, D)
-    if pooled_only:
-        x, normed = x[shared:][plan.pooled], normed[shared:][plan.pooled]  # (N, D)
-    queries = parts.query(normed)
-
-    n, longest = len(plan.lengths), int(plan.lengths.max())
-    real = _real(plan, longest)
-    cells = real.flatten().nonzero().squeeze(1)  # where each own token sits in the (N, S) layout
 
     def padded(packed: Tensor) -> Tensor:  # (M, D) -> (N, S, D)
-        rows = packed.new_zeros(n * longest, packed.shape[-1])
-        return rows.index_copy(0, cells, packed).view(n, longest, -1)
+        rows = packed.new_zeros(n * plan.longest, packed.shape[-1])
+        return rows.index_copy(0, plan.cells, packed).view(n, plan.longest, -1)
 
-    def with_prefix(packed: Tensor) -> Tensor:  # (P + M, D) -> (N, H, P + S, D/H)
-        prefix = packed[:shared].expand(n, -1, -1)
-        return _heads(torch.cat([prefix, padded(packed[shared:])], dim=1), heads)
+    prefix_keys, own_keys = parts.key(normed).split(sizes)
+    prefix_values, own_values = parts.value(normed).split(sizes)
+    k = _heads(torch.cat([prefix_keys.expand(n, -1, -1), padded(own_keys)], dim=1), heads)
+    v = _heads(torch.cat([prefix_values.expand(n, -1, -1), padded(own_values)], dim=1), heads)
+    columns = torch.arange(shared + plan.longest, device=x.device)
 
-    k, v = with_prefix(keys), with_prefix(values)
-    seen = F.pad(real, (shared, 0), value=True)[:, None, None]  # (N, 1, 1, P + S)
     if pooled_only:
+        x, normed = x[shared:][plan.pooled], normed[shared:][plan.pooled]  # (N, D)
         if plan.causal:
-            at = plan.pooled - (plan.lengths.cumsum(0) - plan.lengths)  # position among its own
-            reach = torch.arange(shared + longest, device=x.device) <= (at + shared)[:, None]
-            seen = seen & reach[:, None, None]
-        q = _heads(queries[:, None], heads)  # (N, H, 1, D/H)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        attended = attended.transpose(1, 2).flatten(1)  # (N, D)
+            own = plan.pooled - (plan.lengths.cumsum(0) - plan.lengths)  # position among its own
+            seen = columns <= (shared + own)[:, None]
+        else:
+            seen = F.pad(plan.real, (shared, 0), value=True)
+        q = _heads(parts.query(normed)[:, None], heads)  # (N, H, 1, D/H)
+        attended = _masked_attention(q, k, v, seen[:, None, None])
+        return _finish(parts, x, attended.transpose(1, 2).flatten(1), normed, branch)
+
+    prefix_queries, own_queries = parts.query(normed).split(sizes)
+    if plan.causal:
+        # Padding sits behind every real token, so the causal mask alone hides it.
+        seen = columns <= shared + torch.arange(plan.longest, device=x.device)[:, None]
     else:
-        if plan.causal:
-            ones = torch.ones(longest, shared + longest, dtype=torch.bool, device=x.device)
-            # Padding sits behind every real token, so the causal mask alone hides it.
-            seen = ones.tril(shared)
-        q = _heads(padded(queries[shared:]), heads)  # (N, H, S, D/H)
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        attended = attended.transpose(1, 2).flatten(-2).flatten(0, 1)[cells]  # (M, D)
-        if shared:
-            q, k, v = (_heads(t[:shared], heads)[None] for t in (queries, keys, values))
-            first = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            attended = torch.cat([first[0].transpose(0, 1).flatten(1), attended])
+        seen = F.pad(plan.real, (shared, 0), value=True)[:, None, None]
+    q = _heads(padded(own_queries), heads)  # (N, H, S, D/H)
+    attended = _masked_attention(q, k, v, seen)
+    attended = attended.transpose(1, 2).flatten(-2).flatten(0, 1)[plan.cells]  # (M, D)
+    if shared:
+        prefix = [_heads(t, heads)[None] for t in (prefix_queries, prefix_keys, prefix_values)]
+        first = F.scaled_dot_product_attention(*prefix, is_causal=True)
+        attended = torch.cat([first[0].transpose(0, 1).flatten(1), attended])
     return _finish(parts, x, attended, normed, branch)
