@@ -517,11 +517,11 @@ def test_dying_during_the_first_save_leaves_nothing_or_the_adapter(tmp_path):
 def test_random_kills_always_leave_a_whole_adapter(tmp_path):
     candidates, rng, seen = adapters(), random.Random(0), set()
     save_adapter(candidates[0], tmp_path)
-    for _ in range(30):
+    for turn in range(30):
         ready, started = os.pipe()
         pid = os.fork()
         if pid == 0:
-            for candidate in itertools.cycle(candidates):
+            for candidate in itertools.islice(itertools.cycle(candidates), turn, None):
                 save_adapter(candidate, tmp_path)
                 os.write(started, b"1")
         os.read(ready, 1)  # a fresh process is slow at first; kill it when it is under way
