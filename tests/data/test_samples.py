@@ -10,7 +10,6 @@ from mma_adapter.data import (
     Dataset,
     Sample,
     classnames_of,
-    clean_classname,
     find_unreadable,
     open_image,
 )
@@ -63,10 +62,6 @@ def test_a_path_given_as_text_becomes_a_path_and_samples_compare_by_value() -> N
     assert Sample("a/b.png", 1, "cat").path == Path("a/b.png")  # type: ignore[arg-type]
     assert Sample(Path("a"), 1, "cat", image=RED) == Sample(Path("a"), 1, "cat")
     assert len({Sample(Path("a"), 1, "cat"), Sample(Path("a"), 1, "cat")}) == 1
-
-
-def test_underscores_become_spaces_and_nothing_else_changes() -> None:
-    assert clean_classname("Yo_Yo C/V") == "Yo Yo C/V"
 
 
 def test_class_names_stand_in_label_order_and_may_repeat() -> None:

@@ -16,7 +16,7 @@ from .folders import read_image_folder
 from .hub import read_hf_dataset
 from .load import load_dataset
 from .published import read_published_shots
-from .samples import Sample, classnames_of, clean_classname, find_unreadable, open_image
+from .samples import Sample, classnames_of, find_unreadable, open_image
 from .sources import load_samples
 from .transforms import (
     CLIP_MEAN,
@@ -44,7 +44,6 @@ __all__ = [
     "base_classes",
     "check_root",
     "classnames_of",
-    "clean_classname",
     "few_shot",
     "find_own_sources",
     "find_unreadable",

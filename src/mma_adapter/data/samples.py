@@ -91,11 +91,6 @@ def find_unreadable(samples: Sequence[Sample]) -> list[tuple[Sample, str]]:
         ]
 
 
-def clean_classname(name: str) -> str:
-    """The class name as it stands in a prompt: underscores become spaces, nothing else changes."""
-    return name.replace("_", " ")
-
-
 def classnames_of(samples: Sequence[Sample]) -> list[str]:
     """Class names in label order.
 
