@@ -17,30 +17,9 @@ from mma_adapter.bench.tables import build_table, results_table
 from mma_adapter.errors import ConfigError
 from mma_adapter.metrics import harmonic_mean
 
+from .bench_records import make, runs
+
 CLIP = {row.dataset: row for row in published("base-to-novel") if row.method == "zero_shot"}
-
-
-def make(method: str, dataset: str, role: str, seed: int, accuracy: float | None, **more: object):
-    values: dict = {
-        "run_id": f"{method}-{dataset}-{seed}-{more}",
-        "protocol": "base-to-novel",
-        "shots": 16,
-        "total": 1000,
-        "correct": None if accuracy is None else round(10 * accuracy),
-        "accuracy_pct": accuracy,
-    }
-    values |= {"method": method, "dataset": dataset, "role": role, "seed": seed, **more}
-    return Result(**values)
-
-
-def runs(method: str, scores: Mapping[str, tuple], **more: object) -> list[Result]:
-    """Records of (base, novel) accuracies per data set, each a list over the seeds 1, 2, ..."""
-    return [
-        make(method, dataset, role, seed, value, **more)
-        for dataset, pair in scores.items()
-        for role, values in zip(("base", "novel"), pair, strict=True)
-        for seed, value in enumerate(values, 1)
-    ]
 
 
 MMA = runs("mma", {"dtd": ([80, 82, 84], [60, 61, 62]), "eurosat": ([90, 90, 93], [70, 70, 70])})
@@ -244,17 +223,20 @@ def test_few_shot_tables_have_a_column_for_each_number_of_shots() -> None:
 
 def test_ablation_tables_have_a_block_for_each_setting_in_order_of_its_values() -> None:
     results: list[Result] = []
-    for variant, gain in (("scale=0.1", 3), ("scale=0.01", 2), ("towers=text", 1), ("", 0)):
-        results += runs("mma", {"dtd": ([60 + gain], [50])}, variant=variant, protocol="ablation")
+    config = {"scale": 0.001, "towers": ["text", "vision"]}
+    variants = {"scale=0.1": 3, "scale=0.0005": 2, "towers=text": 1, "": 0}
+    for variant, gain in variants.items():
+        more = {"variant": variant, "protocol": "ablation", "config": config}
+        results += runs("mma", {"dtd": ([60 + gain], [50])}, **more)
     table = build_table(results, "ablation")
     assert [(row.block, row.label) for row in table.rows] == [
-        ("scale: dtd", "MMA"),
-        ("scale: dtd", "MMA (scale=0.01)"),
-        ("scale: dtd", "MMA (scale=0.1)"),
-        ("towers: dtd", "MMA"),
-        ("towers: dtd", "MMA (towers=text)"),
+        ("scale: dtd", "0.0005"),
+        ("scale: dtd", "0.001 (default)"),
+        ("scale: dtd", "0.1"),
+        ("towers: dtd", "text"),
+        ("towers: dtd", "text,vision (default)"),
     ]
-    assert [row.cells[0].best for row in table.rows] == [False, False, True, False, True]
+    assert [row.cells[0].best for row in table.rows] == [False, False, True, True, False]
 
 
 def test_csv_holds_full_precision_and_html_and_latex_escape() -> None:

@@ -8,7 +8,7 @@ seed alone. A figure made of fewer seeds or data sets than there should be says 
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class Line:
         details: What sets it apart from other lines of the method, as (field, value).
         cells: Accuracy by seed, by data set and column (role or shots).
         seeds: Seeds the line should have.
+        config: Settings of the line's first record.
     """
 
     method: str
@@ -75,6 +76,13 @@ class Line:
     details: tuple[tuple[str, str], ...]
     cells: Mapping[tuple[str, Hashable], Values]
     seeds: tuple[int, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def value_of(self, setting: str) -> str:
+        """Return the value an ablation's setting has in this line, "" if it is not known."""
+        name, _, value = self.variant.partition("=")
+        own = self.config.get(setting, "")
+        return value if name == setting else ",".join(own) if isinstance(own, list) else str(own)
 
     def score(self, datasets: Sequence[str], *columns: Hashable) -> Score:
         """Return the mean over `datasets` of one column, or the HM of the means of two."""
@@ -204,4 +212,4 @@ def _line(
         cell[result.seed] = result.accuracy_pct
     fixed = all(_is_deterministic(result) for result in members)
     seeds = sorted({result.seed for result in members}) if fixed else trained
-    return Line(first.method, first.variant, details, cells, tuple(seeds))
+    return Line(first.method, first.variant, details, cells, tuple(seeds), first.config)

@@ -241,27 +241,42 @@ def _ablation(results: Sequence[Result]) -> Table:
     columns = _BASE_TO_NOVEL if any(r.role == "novel" for r in results) else _ALL
     lines = group(results, lambda result: result.role)
     rows: list[Row] = []
-    for setting in settings_of(lines):
-        members = sorted(
-            (line for line in lines if line.variant.partition("=")[0] in ("", setting)),
-            key=lambda line: variant_order(line.variant),
+    for setting, members in ablation_lines(lines).items():
+        labels = {
+            line.variant: (line.value_of(setting) or "unchanged")
+            + ("" if line.variant else " (default)")
+            for line in members
+        }
+        rows += _blocks(
+            members,
+            datasets_of(results),
+            columns,
+            label=lambda line, labels=labels: labels[line.variant],
+            prefix=f"{setting}: ",
         )
-        names = datasets_of(results)
-        rows += _blocks(members, names, columns, prefix=f"{setting}: ")
     notes = _notes(rows, False, [], "ablation")
     return Table(TITLES["ablation"], "Setting", _headings(columns), tuple(rows), notes)
 
 
-def settings_of(lines: Iterable[Line]) -> list[str]:
-    """Return the settings an ablation changes, such as `"scale"`, in order of appearance."""
+def ablation_lines(lines: Iterable[Line]) -> dict[str, list[Line]]:
+    """Return the lines of an ablation by the setting they change, in order of its values.
+
+    The unchanged method, with an empty variant, belongs to every setting.
+    """
+    lines = list(lines)
     named = [line.variant.partition("=")[0] for line in lines if line.variant]
-    return list(dict.fromkeys(named)) or ["defaults"]
+    return {
+        setting: sorted(
+            (line for line in lines if line.variant.partition("=")[0] in ("", setting)),
+            key=lambda line: _value_order(line.value_of(setting)),
+        )
+        for setting in dict.fromkeys(named)
+    } or {"default": lines}
 
 
-def variant_order(variant: str) -> tuple[bool, float, str]:
-    """Sort key of variants: the default first, then numbers by size, then words."""
-    value = variant.partition("=")[2]
+def _value_order(value: str) -> tuple[float, str]:
+    """Numbers by size, then words by the alphabet."""
     try:
-        return True, float(value), ""
+        return float(value), ""
     except ValueError:
-        return bool(variant), float("inf") if variant else 0.0, value
+        return float("inf"), value
