@@ -73,6 +73,7 @@ class MultiModalAdapter(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.enabled = True  # read by the hooks on the host; see `disable_mma`
         inner = config.bottleneck_dim
         for name, (d_in, d_out) in config.projections().items():
             layers = {

@@ -1,13 +1,14 @@
 """Join adapters to a host model, switch between them, take them off.
 
 An adapter joins each adapted layer with a forward hook; the host's modules, weights and state-dict
-keys stay as they are. Hooks exist only for the active adapter and only while it is enabled, so a
-disabled or removed adapter leaves nothing behind that could change a result.
+keys stay as they are. Only the active adapter has hooks. Disabling it is a flag that they read, not
+their removal, because a compiled model does not look whether hooks come and go.
 
 The active adapter stands on the host as `model.mma`; others wait in `model.mma_inactive`.
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn, TypeVar
 
@@ -38,7 +39,7 @@ class Branch:
                 "nn.DataParallel copies the layers but not the adapter; use one process per GPU "
                 "instead: `accelerate launch` or `torchrun` with DistributedDataParallel"
             )
-        if self.adapter.scale == 0:  # not even a rounding error
+        if not self.adapter.enabled or self.adapter.scale == 0:  # not even a rounding error
             return output
         hidden = args[0] if args else kwargs["hidden_states"]
         residual = self.adapter(first_norm(layer)(hidden), tower=self.tower, pair=self.pair)
@@ -237,17 +238,17 @@ def set_adapter(model: nn.Module, name: str, *, train: bool = True) -> None:
     state = _state(model)
     if name not in adapter_names(model):
         raise ConfigError(f"no adapter named {name!r}; the model has {adapter_names(model)}")
-    enabled = bool(state.handles) or not state.active
-    _disconnect(state)
     if name != state.active:
+        enabled = not state.active or is_enabled(model)
+        _disconnect(state)
         chosen = model.mma_inactive.pop(name)  # pyright: ignore
         if state.active:
             model.mma.requires_grad_(False)  # pyright: ignore
             model.mma_inactive[state.active] = model._modules.pop("mma")  # pyright: ignore
         model.mma, state.active = chosen, name
-    model.mma.requires_grad_(train)  # pyright: ignore
-    if enabled:
+        chosen.enabled = enabled
         _connect(model)
+    model.mma.requires_grad_(train)  # pyright: ignore
     keys = [key for key in model.state_dict() if key.startswith(("mma.", "mma_inactive."))]
     # `model.save_pretrained` writes the stock model; the adapter has a file of its own.
     model._keys_to_ignore_on_save = {*(state.ignored or ()), *keys}  # pyright: ignore
@@ -308,37 +309,13 @@ def disable_mma(model: Model) -> Iterator[Model]:
     Raises:
         ConfigError: The model has no adapter.
     """
-    state = _state(model)
-    enabled = bool(state.handles)
-    thawed = _frozen_attention(model) if enabled else []
-    _disconnect(state)
-    for weight in thawed:
-        weight.requires_grad_(True)
+    state, enabled = _state(model), is_enabled(model)
+    set_enabled(model, False)
     try:
         yield model
     finally:
-        # The adapter may have been removed inside the block.
-        if enabled and getattr(model, "_mma", None) is state:
-            for weight in thawed:
-                weight.requires_grad_(False)
-            if not state.handles:
-                _connect(model)
-
-
-def _frozen_attention(model: nn.Module) -> list[Tensor]:
-    """Return the weights whose being frozen changes the last bit of the host's own results.
-
-    torch multiplies by the packed weights of `nn.MultiheadAttention`, which pools SigLIP's images,
-    in another order where they need no gradient.
-    """
-    frozen = set(_state(model).frozen)
-    return [
-        weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.MultiheadAttention)
-        and f"{name}.in_proj_weight" in frozen
-        and (weight := module.in_proj_weight) is not None
-    ]
+        if getattr(model, "_mma", None) is state:  # not removed inside the block
+            set_enabled(model, enabled)
 
 
 def set_enabled(model: nn.Module, enabled: bool) -> None:
@@ -347,14 +324,18 @@ def set_enabled(model: nn.Module, enabled: bool) -> None:
     Raises:
         ConfigError: The model has no adapter.
     """
-    _disconnect(_state(model))
-    if enabled:
-        _connect(model)
+    frozen = set(_state(model).frozen)
+    model.mma.enabled = enabled  # pyright: ignore
+    # torch multiplies by the packed weights of its own attention, which pools SigLIP's images, in
+    # another order where they are frozen: the last bit of the original needs them as they were.
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and f"{name}.in_proj_weight" in frozen:
+            module.in_proj_weight.requires_grad_(not enabled)
 
 
 def is_enabled(model: nn.Module) -> bool:
     """Return whether an adapter is on `model` and takes part in its outputs."""
-    return bool(getattr(getattr(model, "_mma", None), "handles", ()))
+    return bool(adapter_names(model)) and model.mma.enabled  # pyright: ignore
 
 
 def active_branches(model: nn.Module, tower: Tower) -> dict[int, Branch]:
@@ -380,11 +361,19 @@ def _connect(model: nn.Module) -> None:
                 Branch(adapter, tower, pair), with_kwargs=True, prepend=True
             )
             state.handles.append(handle)
+    _forget_compiled()
 
 
 def _disconnect(state: _Attachment) -> None:
     while state.handles:
         state.handles.pop().remove()
+    _forget_compiled()
+
+
+def _forget_compiled() -> None:
+    """Make compiled models look again: by default they do not notice hooks that come or go."""
+    if dynamo := sys.modules.get("torch._dynamo"):  # not imported: nothing can be compiled
+        dynamo.reset()
 
 
 def num_parameters(model: nn.Module) -> tuple[int, int]:
