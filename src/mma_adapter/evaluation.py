@@ -5,7 +5,8 @@ Evaluation runs in float32 whatever the training ran in, as in the field's proto
 Shapes: N pictures, K classes, S side of the square the model sees.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -101,8 +102,6 @@ def evaluate(
     """
     names = tuple(getattr(classifier, "classnames", ()) if classnames is None else classnames)
     labels = np.array([sample.label for sample in samples], dtype=np.int64)
-    if not len(samples):
-        raise DataError("no pictures to evaluate; pass one or more")
     if len(outside := np.flatnonzero((labels < 0) | (labels >= len(names)))):
         sample = samples[outside[0]]
         raise DataError(
@@ -135,31 +134,44 @@ def predict_logits(
         on_batch: Called with the number of pictures done after every batch.
 
     Raises:
-        DataError: A picture cannot be read; the message names it.
+        DataError: There are no pictures, or one cannot be read; the message names it.
     """
+    if not len(samples):
+        raise DataError("no pictures to classify; pass one or more")
     device = next(classifier.parameters()).device
     batches = [samples[i : i + batch_size] for i in range(0, len(samples), batch_size)]
     rows: list[Tensor] = []
-    limit, was_training = batch_size, classifier.training
-    classifier.eval()
-    try:
-        with torch.inference_mode(), ThreadPoolExecutor() as pool:
+    limit = batch_size
+    with modes_kept(classifier), torch.inference_mode(), ThreadPoolExecutor() as pool:
+        classifier.eval()
 
-            def begin(batch: Sequence[Sample]) -> list[Any]:
-                return [pool.submit(lambda s: transform(open_image(s)), s) for s in batch]
+        def begin(batch: Sequence[Sample]) -> list[Any]:
+            return [pool.submit(lambda s: transform(open_image(s)), s) for s in batch]
 
-            coming = begin(batches[0]) if batches else []
-            for number in range(len(batches)):
-                now = coming
-                coming = begin(batches[number + 1]) if number + 1 < len(batches) else []
-                pixel_values = torch.stack([future.result() for future in now])
-                logits, limit = _forward(classifier, pixel_values, device, limit)
-                rows.append(logits)
-                if on_batch is not None:
-                    on_batch(min((number + 1) * batch_size, len(samples)))
-    finally:
-        classifier.train(was_training)
+        coming = begin(batches[0])
+        for number in range(len(batches)):
+            now = coming
+            coming = begin(batches[number + 1]) if number + 1 < len(batches) else []
+            pixel_values = torch.stack([future.result() for future in now])
+            logits, limit = _forward(classifier, pixel_values, device, limit)
+            rows.append(logits)
+            if on_batch is not None:
+                on_batch(min((number + 1) * batch_size, len(samples)))
     return torch.cat(rows)
+
+
+@contextlib.contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Put every part of `module` back into train or eval mode as it was.
+
+    `module.train(before)` would not do: a classifier and the model in it may be in different modes.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _forward(

@@ -3,37 +3,28 @@
 The Trainer brings the loop, devices, and distribution. Changed here: the data order and the
 schedule are pure functions of seed and step; a checkpoint holds the trainable weights, never the
 host's; reading one never unpickles; nothing is printed.
-
-A checkpoint folder holds `trainable.safetensors`, `run.json` (what the run was asked to do),
-`optimizer.pt`, `scheduler.pt`, `rng_state.pth`, and last `trainer_state.json`, which makes it
-complete.
 """
 
 import contextlib
-import json
 import random
-import re
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from .errors import ConfigError, TrainingError
+from .checkpoints import OPTIMIZER_FILE, RNG_FILE, SCHEDULER_FILE, load_weights, save_weights
+from .errors import TrainingError
 from .pictures import EpochBatches, Pictures, collate
 from .schedules import Schedule, make_scheduler
-
-WEIGHTS_FILE, RUN_FILE, STATE_FILE = "trainable.safetensors", "run.json", "trainer_state.json"
-OPTIMIZER_FILE, SCHEDULER_FILE, RNG_FILE = "optimizer.pt", "scheduler.pt", "rng_state.pth"
 
 
 class EpochTrainer(transformers.Trainer):
@@ -66,6 +57,7 @@ class EpochTrainer(transformers.Trainer):
     ) -> None:
         self.schedule, self.bf16, self.run = schedule, bf16, dict(run)
         self.interrupted, self.last_loss = False, float("nan")
+        self._trained = [p for p in module.parameters() if p.requires_grad]
         # False while an optimiser step is under way: the weights are then of no step at all.
         self.is_consistent = True
         self._compiled = torch.compile(module) if compile_module else None
@@ -77,6 +69,7 @@ class EpochTrainer(transformers.Trainer):
             optimizers=(optimizer, None),  # pyright: ignore
             callbacks=[_StepRecorder(self), *callbacks],
         )
+        self._last_good = [p.detach().clone() for p in self._trained]  # on their device now
         # The one prints dictionaries to stdout, the other does so through its progress bar.
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
@@ -124,13 +117,19 @@ class EpochTrainer(transformers.Trainer):
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         # Finite losses can have gradients that are not. An infinite limit clips nothing.
-        trained = [p for p in self.model.parameters() if p.requires_grad]  # pyright: ignore
-        norm = nn.utils.clip_grad_norm_(trained, float("inf"))
+        norm = nn.utils.clip_grad_norm_(self._trained, float("inf"))
         self.last_loss, norm = torch.stack([loss.float(), norm.float()]).tolist()
         if not np.isfinite([self.last_loss, norm]).all():
+            self._copy(self._last_good, self._trained)
             self.model.zero_grad()  # pyright: ignore
             raise TrainingError(self._explain(norm))
+        self._copy(self._trained, self._last_good)
         return loss
+
+    @torch.no_grad()
+    def _copy(self, source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
+        for old, new in zip(source, target, strict=True):
+            new.copy_(old)
 
     def _explain(self, norm: float) -> str:
         rate = self.learning_rate
@@ -140,8 +139,8 @@ class EpochTrainer(transformers.Trainer):
         return (
             f"the loss is {self.last_loss} and the gradient's norm {norm} at step "
             f"{self.state.global_step + 1} of {self.state.max_steps} (learning rate {rate:g}"
-            f"{scale}); the model keeps its last finite weights; try a lower learning rate, such "
-            f'as lr={rate / 10:g}{smaller} or precision="fp32"'
+            f"{scale}); the model has the last weights with a finite loss; try a lower learning "
+            f'rate, such as lr={rate / 10:g}{smaller} or precision="fp32"'
         )
 
     @property
@@ -152,24 +151,10 @@ class EpochTrainer(transformers.Trainer):
     # Checkpoints: what the Trainer would write and read, without the host and without pickle.
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)  # pyright: ignore
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(trainable_weights(self.model), folder / WEIGHTS_FILE)  # pyright: ignore
-        (folder / RUN_FILE).write_text(json.dumps(self.run, indent=2))
+        save_weights(self.model, Path(output_dir or self.args.output_dir), self.run)  # pyright: ignore
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS_FILE)
-        own = {n: p for n, p in self.model.named_parameters() if p.requires_grad}  # pyright: ignore
-        if saved.keys() != own.keys():
-            different = sorted(saved.keys() ^ own.keys())
-            raise ConfigError(
-                f"the checkpoint {resume_from_checkpoint} holds other weights than the model "
-                f"trains: {', '.join(different[:3])}; resume with the model as it was injected, "
-                "or start in another folder"
-            )
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(saved[name])
+        load_weights(self.model, Path(resume_from_checkpoint))  # pyright: ignore
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -255,41 +240,6 @@ class ProgressBar(transformers.TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.close()
-
-
-def trainable_weights(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters that require gradients, by name."""
-    return {
-        name: parameter.detach().contiguous()
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the last complete checkpoint below `folder`; one that a kill cut short is not."""
-    found: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        with contextlib.suppress(OSError, ValueError):
-            json.loads((path / STATE_FILE).read_text())
-            if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
-                found.append((int(match[1]), path))
-    return max(found)[1] if found else None
-
-
-def check_same_run(checkpoint: Path, run: Mapping[str, Any]) -> None:
-    """Refuse to resume a run that was asked to do something else.
-
-    Raises:
-        ConfigError: Names the first difference.
-    """
-    saved = json.loads((checkpoint / RUN_FILE).read_text())
-    for name, value in json.loads(json.dumps(run)).items():
-        if saved.get(name) != value:
-            raise ConfigError(
-                f"the run in {checkpoint.parent} has {name}={saved.get(name)!r}, this one has "
-                f"{name}={value!r}; resume with the same settings and data, or use another folder"
-            )
 
 
 @contextlib.contextmanager
