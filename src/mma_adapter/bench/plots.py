@@ -13,6 +13,7 @@ import numpy as np
 from ..metrics import harmonic_mean
 from .class_plots import confusion_matrix, per_class_change
 from .drawing import color_of, grid, legend_below, marker_of
+from .layer_plots import layer_curves
 from .paper import AVERAGE, published, published_host
 from .results import Result, ResultsError
 from .summary import Line, datasets_of, group
@@ -30,6 +31,7 @@ __all__ = [
     "base_novel_plane",
     "confusion_matrix",
     "few_shot_curves",
+    "layer_curves",
     "per_class_change",
 ]
 
@@ -187,9 +189,9 @@ def _curve(
     xs = [k for k, _ in scores]
     means = np.array([s.mean for _, s in scores], dtype=float)
     spread = np.array([s.std or 0.0 for _, s in scores])
-    style = {"color": color_of(index), "marker": marker_of(index)}
-    axes.plot(xs, means, label=line_label(line), markersize=5, **style)
-    axes.fill_between(xs, means - spread, means + spread, color=color_of(index), alpha=0.18, lw=0)
+    color, marker = color_of(index), marker_of(index)
+    axes.plot(xs, means, label=line_label(line), markersize=5, color=color, marker=marker)
+    axes.fill_between(xs, means - spread, means + spread, color=color, alpha=0.18, lw=0)
 
 
 def ablation_curves(results: Iterable[Result]) -> "Figure":
