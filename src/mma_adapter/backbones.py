@@ -187,7 +187,7 @@ def pooled_positions(model: nn.Module, input_ids: Tensor) -> Tensor:
     end = getattr(model.config, "text_config", model.config).eos_token_id  # pyright: ignore
     if end == 2 and family.name == "clip":
         return input_ids.argmax(dim=-1)
-    found = torch.eq(input_ids, end)
+    found: Tensor = input_ids == int(end)  # pyright: ignore
     return torch.where(found.any(dim=-1), found.int().argmax(dim=-1), -1)
 
 
@@ -234,7 +234,7 @@ def _tower(model: nn.Module, tower: Tower) -> TowerParts | None:
     while isinstance(inner := getattr(root, f"{tower}_model", None), nn.Module):
         root = inner
     layers = getattr(getattr(root, "encoder", None), "layers", None)
-    first = layers[0] if isinstance(layers, nn.ModuleList) and len(layers) else None
+    first = next(iter(layers), None) if isinstance(layers, nn.ModuleList) else None
     if first is None or not hasattr(first, "layer_norm1"):
         return None
     if root is model and tower not in model.config.model_type:  # pyright: ignore
@@ -242,7 +242,7 @@ def _tower(model: nn.Module, tower: Tower) -> TowerParts | None:
     width = first_norm(first).normalized_shape[0]  # pyright: ignore
     projection = getattr(model, "text_projection" if tower == "text" else "visual_projection", None)
     head = projection or (getattr(root, "head", None) if tower == "text" else None) or _identity
-    return TowerParts(root, layers, width, head)  # pyright: ignore[reportArgumentType]
+    return TowerParts(root, layers, width, head)  # pyright: ignore
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -123,10 +123,10 @@ def config_for(model: nn.Module, *, end_layer: int | None = None, **settings: An
     """Return the config of an adapter for `model`, with the model's sizes filled in."""
     backbone = describe(model)
     asked = settings.pop("towers", TOWERS)
-    asked = (asked,) if isinstance(asked, str) else tuple(asked)
-    towers = tuple(t for t in asked if t in backbone.towers)
+    asked: tuple[Any, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
+    towers = tuple(tower for tower in backbone.towers if tower in asked)
     # A one-tower model narrows the default; an explicit wish for the missing tower is a mistake.
-    if not towers or (towers != asked and set(asked) != set(TOWERS)):
+    if not towers or (len(towers) != len(asked) and set(asked) != set(TOWERS)):
         raise ConfigError(
             f"towers={asked!r}, but this {type(model).__name__} has {', '.join(backbone.towers)}; "
             f"pass towers={tuple(backbone.towers)!r}"
