@@ -1,0 +1,5 @@
+"""`python -m mma_adapter` is the `mma-adapter` command."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""What commands print: data to stdout, messages to stderr, tables that fit both."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from .demo.run import DemoResult
+    from .evaluation import Evaluation
+    from .reporting import ClassChange
+
+_PLAIN_WIDTH = 160  # of files and pipes, which have none of their own
+
+
+def stdout() -> Console:
+    """Return the console for data."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+
+
+def stderr() -> Console:
+    """Return the console for messages and progress."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(stderr=True, highlight=False, width=_PLAIN_WIDTH)
+
+
+def quiet_libraries() -> None:
+    """Keep what other libraries tell their developers off the screen; their errors stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(torch|transformers|accelerate|huggingface_hub)\b")
+    warnings.showwarning = _show_warning  # ours: one line, without the place in the code
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    stderr().print(f"note: {message}", style="yellow", markup=False)
+
+
+def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are figures, to the right."""
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def signed(points: float) -> str:
+    """Return a difference of percentages with its sign."""
+    return f"{points:+.1f}"
+
+
+def comparison_table(title: str, before: Evaluation, after: Evaluation) -> Table:
+    """Return zero-shot beside adapted accuracy."""
+    figures = (
+        ("accuracy", "accuracy_pct"),
+        ("mean of the classes", "mean_class_accuracy_pct"),
+        ("macro F1", "macro_f1_pct"),
+    )
+    rows = [
+        (name, f"{was:.1f} %", f"{now:.1f} %", signed(now - was))
+        for name, was, now in (
+            (name, getattr(before, key), getattr(after, key)) for name, key in figures
+        )
+    ]
+    return make_table(title, ("", "zero-shot", "adapted", "change"), rows)
+
+
+def changes_table(changes: Sequence[ClassChange], most: int = 8) -> Table:
+    """Return the classes whose accuracy changed most, gains first."""
+    moved = sorted(changes, key=lambda c: -abs(c.change))[:most]
+    rows = [
+        (
+            c.classname,
+            str(c.pictures),
+            f"{c.zero_shot_pct:.0f} %",
+            f"{c.adapted_pct:.0f} %",
+            signed(c.change),
+        )
+        for c in sorted(moved, key=lambda c: -c.change)
+    ]
+    columns = ("class", "pictures", "zero-shot", "adapted", "change")
+    return make_table("Classes that changed most", columns, rows)
+
+
+def print_demo(result: DemoResult) -> None:
+    """Print the demo's table to stdout, and files and next commands to stderr."""
+    figures = result.to_dict()
+    rows = [("zero-shot", *(f"{v:.1f}" for v in figures["zero_shot"].values()))]
+    for run in figures["runs"]:
+        keys = figures["zero_shot"]
+        rows.append((f"MMA, seed {run['seed']}", *(f"{run[key]:.1f}" for key in keys)))
+    if len(figures["runs"]) > 1:
+        pairs = zip(figures["mean"].values(), figures["std"].values(), strict=True)
+        rows.append(("MMA, mean ± std", *(f"{mean:.1f} ± {std:.1f}" for mean, std in pairs)))
+    columns = ("accuracy on test pictures, %", "base", "novel", "harmonic mean")
+    stdout().print(make_table("", columns, rows))
+    folder = result.adapter.parent
+    console = stderr()
+    console.print(f"{figures['weights']:,} weights trained; {figures['seconds']:.0f} s in all.")
+    console.print(f"picture: {result.picture}\nadapter: {result.adapter}\n\nNext:")
+    for command in (
+        f"mma-adapter info {result.adapter}",
+        f"mma-adapter demo --export {folder / 'icons'}",
+        f"mma-adapter predict {result.adapter} {folder / 'icons' / 'anchor'}",
+        f"mma-adapter evaluate {result.adapter} {folder / 'icons'}",
+        f"mma-adapter train {folder / 'icons'} --model demo --template 'an icon of a {{}}.' "
+        f"--scale 0.05 --lr 0.005 -o {folder / 'out'}",
+    ):
+        console.print(f"  {command}", markup=False, soft_wrap=True)
