@@ -8,11 +8,11 @@ import pytest
 
 from mma_adapter.bench import results
 from mma_adapter.bench.results import (
+    RecordedKeys,
     Result,
     ResultsError,
     append_result,
     read_results,
-    recorded_keys,
 )
 
 
@@ -52,8 +52,6 @@ def test_a_run_role_and_dataset_is_recorded_once(tmp_path: Path) -> None:
     assert append_result(path, make(dataset="eurosat"))
     assert append_result(path, make(run_id="abd"))
     assert [r.correct for r in read_results(path)] == [3, 3, 3, 3]
-    assert recorded_keys(path) == {r.key for r in read_results(path)}
-    assert recorded_keys(tmp_path / "none.jsonl") == set()
 
 
 def test_a_torn_line_is_cut_off_wherever_it_tears(tmp_path: Path) -> None:
@@ -87,6 +85,21 @@ def test_a_torn_line_longer_than_a_block_is_cut_off(tmp_path: Path) -> None:
         file.write(b'{"format": 1, "method": "' + b"x" * 200_000)
     append_result(path, make(role="novel"))
     assert [r.role for r in read_results(path)] == ["base", "novel"]
+
+
+def test_recorded_keys_follow_a_growing_file_and_wait_for_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "runs.jsonl"
+    recorded = RecordedKeys(path)
+    assert recorded.update() == set()
+    append_result(path, make())
+    assert recorded.update() == {make().key}
+    line = (json.dumps(make(role="novel").to_dict()) + "\n").encode()
+    with path.open("ab") as file:
+        file.write(line[:100])
+        file.flush()
+        assert recorded.update() == {make().key}
+        file.write(line[100:])
+    assert recorded.update() == {make().key, make(role="novel").key}
 
 
 @pytest.mark.parametrize(

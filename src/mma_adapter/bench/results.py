@@ -240,10 +240,33 @@ def read_results(path: Path | str) -> list[Result]:
     return list(found.values())
 
 
-def recorded_keys(path: Path | str) -> set[Key]:
-    """Keys of all records in `path`; empty if the file is not there yet."""
-    path = Path(path)
-    return {result.key for result in read_results(path)} if path.is_file() else set()
+class RecordedKeys:
+    """The keys of all records of a file that grows; every line is read once.
+
+    Args:
+        path: The file; it need not be there yet.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._keys: set[Key] = set()
+        self._end = 0
+
+    def update(self) -> set[Key]:
+        """Read what has been appended, and return all keys.
+
+        Raises:
+            ResultsError: A line is no record.
+        """
+        if not self.path.is_file():
+            return self._keys
+        with self.path.open("rb") as file:
+            file.seek(self._end)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]  # a torn last line is read when it is whole
+        self._keys |= {r.key for r in _parse(whole.splitlines(keepends=True), self.path)}
+        self._end += len(whole)
+        return self._keys
 
 
 def _parse(lines: Iterable[bytes], path: Path) -> Iterator[Result]:
@@ -297,6 +320,14 @@ def _last_line_start(file: IO[bytes], end: int) -> int:
             return begin + newline + 1
         position = begin
     return 0
+
+
+@contextlib.contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold `path`, made if missing, alone among all processes that ask for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file, _locked(file, path):
+        yield
 
 
 @contextlib.contextmanager
