@@ -21,6 +21,14 @@ VIT_B_16 = {"text_width": 512, "vision_width": 768, "text_depth": 12, "vision_de
 SMALL = {"text_width": 12, "vision_width": 20, "start_layer": 2, "end_layer": 3}
 
 
+@pytest.fixture
+def float64():
+    """Let hosts make their masks in float64 too: transformers 4 takes the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def formula(adapter, x, tower, pair):
     """The branch written out, without the scale and without any gradient scaling."""
     w = adapter.state_dict(keep_vars=True)
@@ -102,12 +110,14 @@ def test_names_and_shapes_of_the_weights_are_those_the_config_promises(adapter):
 # The five identities of the gradient-scaling layer, in float64.
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("scale", [1e-3, 0.3])
 def test_gradient_scaling_leaves_the_logits_alone(scale):
     model, batch = exact_case(scale)
     assert torch.equal(logits(model, batch), logits(plain_twin(model), batch))
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 2.0])
 def test_adapter_gradients_are_the_plain_ones_divided_by_scale(scale):
     model, batch = exact_case(scale)
@@ -117,6 +127,7 @@ def test_adapter_gradients_are_the_plain_ones_divided_by_scale(scale):
         assert deviation(ours[name], plain[name] / scale) < 1e-12, name
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("scale", [1e-3, 0.3, 2.0])
 def test_the_gradient_that_reaches_the_pixels_is_the_plain_one(scale):
     model, batch = exact_case(scale)
@@ -130,19 +141,21 @@ def test_the_gradient_that_reaches_the_pixels_is_the_plain_one(scale):
     assert deviation(pixels.grad, plain) > scale / 100  # the branch does carry some of it
 
 
+@pytest.mark.usefixtures("float64")
 def test_adapter_gradients_converge_linearly_as_scale_goes_to_zero():
     model, batch = exact_case(1e-9)
     _, limit, _ = loss_and_gradients(model, batch)
     limit = torch.cat([grad.flatten() for grad in limit.values()])
     errors = []
-    for scale in (1e-2, 1e-3, 1e-4):
+    for scale in (1e-4, 1e-5, 1e-6):
         model.mma.scale = scale
         _, grads, _ = loss_and_gradients(model, batch)
         errors.append(deviation(torch.cat([g.flatten() for g in grads.values()]), limit))
-    assert errors[0] / errors[1] == pytest.approx(10, rel=0.3)
+    assert errors[0] / errors[1] == pytest.approx(10, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(10, rel=0.1)
 
 
+@pytest.mark.usefixtures("float64")
 def test_sgd_equals_plain_sgd_with_lr_over_scale_and_weight_decay_times_scale():
     scale, lr, decay = 1e-2, 1e-3, 5e-2
     model, batch = exact_case(scale)
@@ -242,6 +255,7 @@ def test_start_layer_5_on_vit_b_16_adapts_layers_index_4_to_11_of_both_towers(vi
 # What the branch does to a model.
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_last_layers_output_is_exactly_linear_in_scale():
     _, batch = exact_case(1.0)
     model = inject_mma(build_host("clip"), 6, bottleneck_dim=8, seed=0).double()
@@ -349,10 +363,11 @@ def test_the_adapter_stays_float32_beside_a_half_precision_host(clip, batch, cas
     assert all(p.grad.isfinite().all() for p in clip.mma.parameters())
 
 
-def test_double_casts_the_adapter_too(clip, batch):
+def test_double_casts_the_adapter_too(clip, batch, request):
     inject_mma(clip, 2, scale=0.5, seed=0)
     expected = logits(clip, batch)
     clip.double()
+    request.getfixturevalue("float64")
     assert {p.dtype for p in clip.parameters()} == {torch.float64}
     batch["pixel_values"] = batch["pixel_values"].double()
     torch.testing.assert_close(logits(clip, batch).float(), expected, atol=1e-4, rtol=1e-4)

@@ -124,7 +124,7 @@ def config_for(model: nn.Module, *, end_layer: int | None = None, **settings: An
     backbone = describe(model)
     asked = settings.pop("towers", TOWERS)
     asked: tuple[Any, ...] = (asked,) if isinstance(asked, str) else tuple(asked)
-    towers = tuple(tower for tower in backbone.towers if tower in asked)
+    towers: tuple[Tower, ...] = tuple(t for t in backbone.towers if t in asked)
     # A one-tower model narrows the default; an explicit wish for the missing tower is a mistake.
     if not towers or (len(towers) != len(asked) and set(asked) != set(TOWERS)):
         raise ConfigError(
