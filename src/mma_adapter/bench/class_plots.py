@@ -21,8 +21,8 @@ def per_class_change(
 ) -> "Figure":
     """Draw how much each class of a data set gains or loses against `baseline`.
 
-    Accuracies are means over seeds and, where there are several, over the roles of the classes.
-    Of more than 40 classes the 20 that lose most and the 20 that gain most are drawn.
+    Accuracies are means over the records: pass those of one protocol and one number of shots. Of
+    more than 40 classes the 20 that lose most and the 20 that gain most are drawn.
 
     Raises:
         ResultsError: One of the two methods has no accuracy by class on the data set.
