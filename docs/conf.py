@@ -1,6 +1,16 @@
 """Sphinx configuration; `make docs` builds with warnings as errors."""
 
+import shutil
+from pathlib import Path
+
 import mma_adapter
+
+# Notebooks are kept as scripts in examples/; the site shows copies (`make notebooks` runs them).
+HERE = Path(__file__).parent
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+(HERE / "notebooks").mkdir()
+for notebook in sorted((HERE.parent / "examples").glob("[0-9]*.py")):
+    shutil.copy(notebook, HERE / "notebooks")
 
 project = "mma_adapter"
 author = "The mma_adapter authors"
@@ -14,8 +24,7 @@ extensions = [
 html_theme = "furo"
 html_title = "mma_adapter"
 html_static_path = ["_static"]
-exclude_patterns = ["_build", "results/**/*.md"]
-# Notebooks are run by `make notebooks`; the site shows their text.
+exclude_patterns = ["_build", "*.py", "results/**/*.md"]
 nb_execution_mode = "off"
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
 myst_enable_extensions = ["dollarmath", "colon_fence"]
@@ -25,3 +34,5 @@ autodoc_typehints = "description"
 napoleon_google_docstring = True
 suppress_warnings = ["mystnb.unknown_mime_type"]
 nitpicky = False
+# Docstrings write code in single backticks.
+default_role = "code"

@@ -50,7 +50,7 @@ class Icon:
 
     @property
     def key(self) -> str:
-        """Identity of the icon, `"family:icon"`, unique among the icons."""
+        """Family and name with a colon between them; unique among the icons."""
         return f"{self.family}:{self.icon}"
 
     def open(self) -> Image.Image:

@@ -1,0 +1,150 @@
+"""Fill the generated blocks of the pages: tables made from the code and from results files.
+
+python docs/build_pages.py
+
+A block stands between `<!-- begin: NAME -->` and `<!-- end: NAME -->`; `BLOCKS` says who makes it.
+A test compares the committed pages with what this script would write.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from mma_adapter.bench.recipes import RECIPES
+from mma_adapter.data import DATASETS, DEFAULT_TEMPLATE, DatasetSpec
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "benchmarks" / "results"
+
+# What the raw readers need beside the pictures (`mma_adapter/data/readers.py`).
+RAW_FILES = {
+    "oxford_pets": ("annotations/trainval.txt", "annotations/test.txt"),
+    "stanford_cars": (
+        "devkit/cars_meta.mat",
+        "devkit/cars_train_annos.mat",
+        "cars_test_annos_withlabels.mat",
+    ),
+    "oxford_flowers": ("imagelabels.mat", "cat_to_name.json"),
+    "sun397": ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
+    "ucf101": tuple(f"ucfTrainTestlist/{f}01.txt" for f in ("trainlist", "testlist"))
+    + ("ucfTrainTestlist/classInd.txt",),
+}
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def code(*names: str) -> str:
+    """Return names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def datasets_table() -> str:
+    """Where each published dataset lies and what must be there."""
+
+    def row(spec: DatasetSpec) -> list[str]:
+        inside = [name if "." in Path(name).name else f"{name}/" for name in spec.files]
+        # Where parts of the pictures' folder are asked for, they say more than the folder.
+        if spec.image_dir and not any(name.startswith(f"{spec.image_dir}/") for name in inside):
+            inside.insert(0, f"{spec.image_dir}/")
+        if spec.split_file:
+            inside.append(spec.split_file)
+        return [code(spec.name), code(f"{spec.folder}/"), code(*inside)]
+
+    return table(("name", "folder", "in it"), map(row, DATASETS.values()))
+
+
+def raw_table() -> str:
+    """Return the annotations an own split is made from, where class folders do not tell."""
+    rows = ([code(name), code(*files)] for name, files in RAW_FILES.items())
+    return table(("name", "needed for an own split"), rows)
+
+
+def templates_table() -> str:
+    """Return the prompt templates that differ from the default."""
+    own = [spec for spec in DATASETS.values() if spec.template != DEFAULT_TEMPLATE]
+    rows = [[code(spec.name), code(spec.template)] for spec in own]
+    return table(("name", "template"), [*rows, ["all others", code(DEFAULT_TEMPLATE)]])
+
+
+def sizes_table() -> str:
+    """Return the published sizes."""
+
+    def number(value: int | None) -> str:
+        return "–" if value is None else f"{value:,}"
+
+    heads = ("name", "classes", "train", "val", "test", "base test", "novel test")
+    sizes = {spec.name: vars(spec.sizes).values() for spec in DATASETS.values()}
+    return table(heads, ([code(name), *map(number, row)] for name, row in sizes.items()))
+
+
+def recipes_table() -> str:
+    """Return the benchmark's recipes and how far each can be trusted."""
+    rows = ([code(r.name), code(r.method), r.origin, r.note] for r in RECIPES.values())
+    return table(("recipe", "method", "settings", "source"), rows)
+
+
+def demo_table() -> str:
+    """Return the demo's figures, or say that there are none yet."""
+    path = RESULTS / "demo.json"
+    if not path.exists():
+        return (
+            "There are no committed figures yet: run the command above, it prints them and writes "
+            "`demo.json`."
+        )
+    data = json.loads(path.read_text())
+    columns = ("base_pct", "novel_pct", "harmonic_mean_pct")
+
+    def cells(values: dict) -> list[str]:
+        return [f"{values[column]:.1f}" for column in columns]
+
+    rows = [["CLIP alone", *cells(data["zero_shot"])]]
+    rows += [[f"MMA, seed {run['seed']}", *cells(run)] for run in data["runs"]]
+    if len(data["runs"]) > 1:
+        both = zip(cells(data["mean"]), cells(data["std"]), strict=True)
+        rows.append(["**MMA, mean ± std**", *(f"**{mean} ± {std}**" for mean, std in both)])
+    pictures = data["pictures"]
+    return (
+        table(("accuracy, %", "base", "novel", "harmonic mean"), rows)
+        + f"\n\n{pictures['base_test']} base and {pictures['novel_test']} novel test pictures; "
+        f"{data['weights']:,} trained weights. Written by `{data['command']}` to "
+        "`benchmarks/results/demo.json`."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "datasets": datasets_table,
+    "raw": raw_table,
+    "templates": templates_table,
+    "sizes": sizes_table,
+    "recipes": recipes_table,
+    "demo": demo_table,
+}
+
+
+def fill(text: str) -> str:
+    """Return a page with all its blocks made anew."""
+    for name, make in BLOCKS.items():
+        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        if begin in text:
+            block = f"{begin}\n\n{make()}\n\n{end}"
+            text = re.sub(
+                f"{begin}.*?{end}", lambda _, block=block: block, text, flags=re.DOTALL
+            )
+    return text
+
+
+def main() -> None:
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (filled := fill(text)) != text:
+            page.write_text(filled, encoding="utf-8")
+            print(f"filled {page.name}")
+
+
+if __name__ == "__main__":
+    main()
