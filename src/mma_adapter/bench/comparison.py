@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..metrics import harmonic_mean
-from .formats import Cell, Format, Row, Table, render
+from .formats import DASH, Cell, Format, Row, Table, render
 from .results import Protocol, Result, ResultsError
 from .summary import Line, datasets_of, group, numbers_of
 from .tables import TITLES, line_label, select
@@ -121,10 +121,11 @@ def build_differences(
     notes = (
         "Mean difference in points of per cent over pairs of one data set and one seed, with the "
         "95 % bootstrap interval: data sets are resampled, and within each its seeds.",
+        "–: there is no common pair, or the method cannot score these classes.",
     )
     title = f"{TITLES[protocol]}: difference to {line_label(ground[0])}"
     return Table(title, "", tuple(name for name, _ in columns), tuple(rows), notes)
 
 
 def _interval(gap: Difference | None) -> str:
-    return "" if gap is None else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+    return DASH if gap is None else f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"

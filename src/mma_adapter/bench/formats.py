@@ -14,6 +14,8 @@ Format = Literal["markdown", "latex", "csv", "html"]
 
 DASH = "–"
 
+_NUMBER = ' class="n"'
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -175,7 +177,12 @@ def _csv(table: Table) -> str:
 
 
 def _html(table: Table) -> str:
-    heads = "".join(f"<th>{html.escape(head)}</th>" for head in _heads(table))
+    names = _heads(table)
+    left = len(names) - len(table.columns)
+    heads = "".join(
+        f"<th{'' if place < left else _NUMBER}>{html.escape(head)}</th>"
+        for place, head in enumerate(names)
+    )
     lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>"]
     lines.append(f"<thead><tr>{heads}</tr></thead>\n<tbody>")
     for row, opens in _blocks(table):
@@ -184,7 +191,7 @@ def _html(table: Table) -> str:
         cells.append(f"<td>{html.escape(row.label)}</td>")
         for cell in row.cells:
             text = html.escape(cell_text(cell))
-            cells.append(f'<td class="n">{f"<b>{text}</b>" if cell.best else text}</td>')
+            cells.append(f"<td{_NUMBER}>{f'<b>{text}</b>' if cell.best else text}</td>")
         lines.append(f'<tr class="{" ".join(kinds)}">' + "".join(cells) + "</tr>")
     lines.append("</tbody></table>")
     lines += [f'<p class="note">{html.escape(note)}</p>' for note in table.notes]

@@ -42,7 +42,7 @@ h1, h2, h3 { line-height: 1.25; } h2 { border-bottom: 1px solid #ccc; margin-top
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 14px; margin: 1em 0; }
 caption { text-align: left; font-weight: 600; padding-bottom: .3em; }
 th, td { padding: .15em .7em; text-align: left; white-space: nowrap; }
-thead th { border-bottom: 2px solid #444; } td.n { text-align: right; }
+thead th { border-bottom: 2px solid #444; } td.n, th.n { text-align: right; }
 tr.opens td { border-top: 1px solid #bbb; } tr.published { color: #666; font-style: italic; }
 .note { color: #555; font-size: 14px; margin: .1em 0; } figure { margin: 1.5em 0; }
 figure img { max-width: 100%; height: auto; } figcaption { color: #555; font-size: 14px; }
@@ -171,6 +171,8 @@ def _is_scored_novel(result: Result) -> bool:
 
 
 def _classes(page: _Page, protocol: str, results: Sequence[Result], method: str) -> None:
+    page.parts.append("<details><summary>Class by class</summary>")
+    drawn = len(page.parts)
     most = max((r.shots for r in results if r.method == method), default=0)
     for dataset in datasets_of(results):
         name = re.sub(r"[^\w.-]+", "_", f"{protocol}-{dataset}")
@@ -185,6 +187,10 @@ def _classes(page: _Page, protocol: str, results: Sequence[Result], method: str)
             if result.method == method and (result.seed, result.role) in seeds[:1]:
                 caption = f"{dataset}: confusions of {method_name(method)}, {result.role} classes"
                 page.figure(confusion_matrix(result), f"{name}-confusion", caption)
+    if len(page.parts) > drawn:
+        page.parts.append("</details>")
+    else:
+        page.parts.pop()
 
 
 def _setting(page: _Page, results: Sequence[Result]) -> None:
