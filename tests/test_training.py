@@ -87,24 +87,25 @@ def interrupt() -> None:
 
 def test_training_lifts_training_accuracy_and_fills_the_result(samples: list[Sample]) -> None:
     model = fresh(start_layer=5)
-    # Hardly any augmentation: memorising fourteen pictures is what is asked for.
+    # Names that say nothing, and hardly any augmentation: the adapter has to learn what they mean.
+    names = ["first", "second", "third"]
     config = dataclasses.replace(
-        QUICK, epochs=6, check_progress=True, batch_size=7, crop_scale=(0.8, 1.0), flip=False
+        QUICK, epochs=6, lr=0.1, check_progress=True, batch_size=7, crop_scale=(0.8, 1), flip=False
     )
     before = weights(model)
 
-    result = fit(model, samples, NAMES, config, eval_samples=samples[::2], callbacks=())
+    result = fit(model, samples, names, config, eval_samples=samples[::2], callbacks=())
 
-    assert result.train.accuracy_pct > result.zero_shot_train.accuracy_pct  # pyright: ignore
+    assert result.train.accuracy_pct > result.zero_shot_train.accuracy_pct + 20  # pyright: ignore
     assert not equal(before, weights(model))
     assert [r.step for r in result.history] == list(range(1, 13))
     assert [r.epoch for r in result.history[:4]] == [0.5, 1.0, 1.5, 2.0]
     rates = [r.learning_rate for r in result.history[::2]]
-    assert rates == pytest.approx([0.5 * (1 + np.cos(np.pi * e / 6)) / 2 for e in range(6)])
+    assert rates == pytest.approx([0.1 * (1 + np.cos(np.pi * e / 6)) / 2 for e in range(6)])
     assert result.steps == 12
     assert result.seconds > 0
     assert result.eval.total == 7  # pyright: ignore
-    assert model.mma.config.classnames == tuple(NAMES)  # pyright: ignore
+    assert model.mma.config.classnames == tuple(names)  # pyright: ignore
     assert model.mma.config.template == "an icon of a {}."  # pyright: ignore
 
 
@@ -389,6 +390,20 @@ def test_bfloat16_trains_float32_weights_to_nearly_the_same_losses(
     assert not equal(found["bf16"], found["fp32"])
     assert all(w.dtype == torch.float32 for w in found["bf16"].values())
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.1, abs=0.02)
+
+
+def test_a_compiled_run_goes_through_the_compiler_and_takes_the_same_steps(
+    samples: list[Sample], uninterrupted: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(m) or real(m, backend="eager"))
+    model = fresh()
+    with torch.compiler.set_stance("force_eager"):  # generating code would take minutes
+        config = dataclasses.replace(QUICK, compile=True)
+        result = fit(model, samples, NAMES, config, callbacks=())
+    assert compiled == [result.classifier]
+    assert equal(weights(model), uninterrupted)
 
 
 def test_adamw_is_used_when_asked_for(

@@ -111,7 +111,7 @@ class EpochTrainer(transformers.Trainer):
     ) -> Any:
         kind = self.args.device.type
         with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.bf16):
-            outputs = (self._compiled or model)(**inputs)
+            outputs = (model if self._compiled is None else self._compiled)(**inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
