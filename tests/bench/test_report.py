@@ -148,6 +148,13 @@ def test_methods_that_do_not_transfer_do_not_stop_the_report(tmp_path: Path) -> 
     assert list((tmp_path / "figures").iterdir()) == []
 
 
+def test_published_rows_stand_beside_published_data_sets_only(tmp_path: Path) -> None:
+    own = runs("mma", {"my-photos": ([70, 71], [60, 61])})
+    assert "MMA, published" not in write_report(own, tmp_path).read_text("utf-8")
+    known = runs("mma", {"dtd": ([70, 71], [60, 61])})
+    assert "MMA, published" in write_report(own + known, tmp_path).read_text("utf-8")
+
+
 def test_no_records_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="run a protocol first"):
         write_report([], tmp_path / "new")

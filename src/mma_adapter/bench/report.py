@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..analysis import LayerAnalysis
 from .comparison import build_differences
 from .formats import Format, Table, render
-from .paper import method_name
+from .paper import averaged_datasets, method_name
 from .plots import (
     ablation_curves,
     base_novel_plane,
@@ -144,12 +144,14 @@ def write_report(
 
 
 def _protocol(page: _Page, protocol: Protocol, results: Sequence[Result], method: str) -> None:
-    page.table(build_table(results, protocol, paper=True), protocol)
+    # Published rows help only where some of the data sets are those of the papers.
+    paper = bool(set(datasets_of(results)) & set(averaged_datasets(protocol)))
+    page.table(build_table(results, protocol, paper=paper), protocol)
     if _has_baseline(results):
         page.table(build_differences(results, protocol), f"{protocol}-differences")
     if protocol == "base-to-novel" and any(_is_scored_novel(r) for r in results):
-        caption = "Novel against base accuracy; hollow points are published averages"
-        page.figure(base_novel_plane(results, paper=True), "base-novel-plane", caption)
+        caption = "Novel against base accuracy" + ("; hollow: published averages" if paper else "")
+        page.figure(base_novel_plane(results, paper=paper), "base-novel-plane", caption)
     if protocol == "few-shot":
         caption = "Accuracy over shots; bands are one standard deviation over seeds"
         page.figure(few_shot_curves(results), "few-shot-curves", caption)
