@@ -191,7 +191,7 @@ class Malicious:
 
 
 @pytest.mark.parametrize(
-    "save", [torch.save, lambda data, path: path.write_bytes(pickle.dumps(data))]
+    "save", [torch.save, lambda data, path: path.write_bytes(pickle.dumps(data, 2))]
 )
 def test_a_pickle_that_runs_code_is_refused_without_running_it(save, tmp_path):
     trap, path = tmp_path / "executed", tmp_path / "model.pth.tar-5"
