@@ -2,11 +2,17 @@
 
 `adapter_config.json` holds the shape, `adapter_model.safetensors` the adapter's state dict as it
 is, `README.md` the model card. Names and keys are PEFT's, so that its tools find the files.
+
+The pair is replaced as one. The new config waits as `adapter_config.json.new`; its hash stands in
+the metadata of the new weights; renaming the weights is the commit. Whoever finds a waiting config
+with the hash that the weights name was interrupted after the commit and takes it.
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,14 +25,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .adapter import MultiModalAdapter
-from .atomic import CONFIG, WEIGHTS, config_of, digest, read_bounded, replace_pair
 from .card import CardFields, write_card
 from .config import MMAConfig
 from .errors import StorageError
 from .hub import fetch, hub_errors, hub_id
 
-CARD = "README.md"
+CONFIG, WEIGHTS, CARD = "adapter_config.json", "adapter_model.safetensors", "README.md"
 
+_MAX_CONFIG_BYTES = 16 * 2**20  # class names make it long, nothing makes it longer than this
 _DTYPES = ("F64", "F32", "F16", "BF16")
 _PEFT_PREFIX = "base_model.model.mma."
 # What PEFT's own classes write beside the method's settings.
@@ -191,10 +197,10 @@ def _save(
             "adapter for a part of it; save into a folder of its own"
         )
     data = json.dumps(_to_json(config), indent=2, sort_keys=True).encode() + b"\n"
-    metadata = {"format": "pt", "config_sha256": digest(data)}
+    metadata = {"format": "pt", "config_sha256": hashlib.sha256(data).hexdigest()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        replace_pair(folder, data, _to_bytes(tensors, metadata))
+        _commit(folder, data, _to_bytes(tensors, metadata))
         write_card(folder / CARD, config, fields, repo_id=repo_id)
     except OSError as error:
         raise StorageError(f"cannot save to {folder}: {error}; pass a writable folder") from error
@@ -226,13 +232,67 @@ def _to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[start:]
 
 
+def _commit(folder: Path, config: bytes, weights: bytes) -> None:
+    """Replace config and weights so that a kill at any point leaves the old or the new pair."""
+    new_config, new_weights = folder / f"{CONFIG}.new", folder / f"{WEIGHTS}.new"
+    if _config_of(folder) == new_config:  # finish an interrupted save before its config is lost
+        os.replace(new_config, folder / CONFIG)
+    try:
+        _write(new_config, config)
+        _write(new_weights, weights)
+    except BaseException:
+        new_config.unlink(missing_ok=True)
+        new_weights.unlink(missing_ok=True)
+        raise
+    os.replace(new_weights, folder / WEIGHTS)
+    _sync(folder)
+    os.replace(new_config, folder / CONFIG)
+    _sync(folder)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _config_of(folder: Path) -> Path:
+    """Return the config that belongs to the weights in `folder`; see the module's docstring."""
+    waiting = folder / f"{CONFIG}.new"
+    with contextlib.suppress(OSError, SafetensorError), safe_open(folder / WEIGHTS, "pt") as file:
+        named = (file.metadata() or {}).get("config_sha256")
+        if named and hashlib.sha256(_read_bounded(waiting)).hexdigest() == named:
+            return waiting
+    return folder / CONFIG
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(_MAX_CONFIG_BYTES + 1)
+    if len(data) > _MAX_CONFIG_BYTES:
+        raise StorageError(
+            f"{path} is larger than {_MAX_CONFIG_BYTES:,} bytes, no adapter's config"
+        )
+    return data
+
+
 def _locate(folder: Path) -> tuple[Path, Path]:
     if not folder.is_dir():
         raise StorageError(
             f"{folder} is a file; pass the folder with {CONFIG} and {WEIGHTS}, or use "
             "read_official for a checkpoint of the authors' code"
         )
-    config, weights = config_of(folder), folder / WEIGHTS
+    config, weights = _config_of(folder), folder / WEIGHTS
     if missing := [path.name for path in (config, weights) if not path.is_file()]:
         raise StorageError(
             f"{folder} has no {' and no '.join(missing)}; pass a folder written by "
@@ -243,7 +303,7 @@ def _locate(folder: Path) -> tuple[Path, Path]:
 
 def _read_config(path: Path) -> MMAConfig:
     try:
-        data = json.loads(read_bounded(path))
+        data = json.loads(_read_bounded(path))
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(
             f"{path} is not readable JSON: {error}; save the adapter again"
