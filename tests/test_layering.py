@@ -19,7 +19,7 @@ ANY = None  # extras may be used freely
 LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"errors"}, set()),
     ({"config", "peft_hook"}, set()),
-    ({"adapter", "backbones", "hub"}, HUB),
+    ({"adapter", "backbones", "hub", "atomic"}, HUB),
     ({"injection", "official", "card"}, HUB),
     ({"storage"}, HUB),
     ({"loading"}, HUB),
@@ -38,6 +38,8 @@ LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"analysis"}, ANY),
     ({"demo"}, ANY),
     ({"bench"}, ANY),
+    ({"jobs"}, ANY),
+    ({"prediction"}, ANY),
     ({"console"}, ANY),
     ({"cli"}, ANY),
     ({"__main__"}, ANY),
@@ -110,11 +112,12 @@ def imports(path: Path) -> list[Import]:
     return found
 
 
-ALL = [item for path in SOURCES for item in imports(path)]
+ALL = [item for path in SOURCES for item in imports(path) if unit(path) in RANK]
 
 
 def test_every_module_has_a_place():
-    assert {unit(path) for path in SOURCES} - set(RANK) == set()
+    unplaced = {unit(path) for path in SOURCES} - set(RANK)
+    assert not unplaced, "place them in LAYERS"
     assert sum(len(names) for names, _ in LAYERS) == len(RANK), "a module stands in two rows"
 
 
@@ -129,7 +132,7 @@ def test_modules_import_from_the_rows_above_only():
         item
         for item in ALL
         if item.ours
-        and RANK[item.target] >= RANK[item.module]
+        and RANK.get(item.target, 0) >= RANK[item.module]
         and ((item.module, item.target) not in DOORS or item.at_top)
     ]
     assert not wrong
