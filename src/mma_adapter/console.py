@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from .config import MMAConfig
     from .demo.run import DemoResult
     from .evaluation import Evaluation
+    from .jobs import TrainedOn
+    from .prediction import Prediction
     from .reporting import ClassChange
 
 _PLAIN_WIDTH = 160  # of files and pipes, which have none of their own
@@ -56,7 +61,7 @@ def make_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # class names may hold brackets
     return table
 
 
@@ -98,8 +103,70 @@ def changes_table(changes: Sequence[ClassChange], most: int = 8) -> Table:
     return make_table("Classes that changed most", columns, rows)
 
 
+def predictions_table(predictions: Sequence[Prediction]) -> Table:
+    """Return a row per picture, the likeliest classes with their probabilities."""
+    width = max(len(p.top) for p in predictions)
+    rows = [
+        (str(p.picture), *(f"{name} {100 * probability:.0f} %" for name, probability in p.top))
+        for p in predictions
+    ]
+    return make_table("", ("picture", *(f"{rank}." for rank in range(1, width + 1))), rows)
+
+
+def describe_adapter(config: MMAConfig, file_bytes: Mapping[str, int]) -> Table:
+    """Return what there is to know of an adapter without its base model."""
+    names = config.classnames or ()
+    more = f", and {len(names) - 12} more" if len(names) > 12 else ""
+    templates = (config.template,) if isinstance(config.template, str) else config.template or ()
+    facts = {
+        "base model": config.base_model_name_or_path or "not named",
+        "family": config.model_type or "unknown",
+        "layers": f"{config.start_layer} to {config.end_layer}, counted from 1 ({config.pairing})",
+        "towers": ", ".join(config.towers),
+        "shared projection": config.shared,
+        "bottleneck": str(config.bottleneck_dim),
+        "scale": f"{config.scale:g}",
+        "weights": f"{config.num_weights:,}",
+        "templates": "; ".join(templates) or "not named",
+        "classes": f"{len(names)}: {', '.join(names[:12])}{more}" if names else "not named",
+        "files": ", ".join(f"{name} {size:,} B" for name, size in file_bytes.items())
+        or "on the Hub",
+    }
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def print_training(done: TrainedOn, output: Path, files: Sequence[Path], *, as_json: bool) -> None:
+    """Print what training changed to stdout, and files and next commands to stderr."""
+    from .reporting import class_changes
+
+    if not as_json:
+        title = f"{done.adapted.total} test pictures of {done.data.num_classes} classes"
+        stdout().print(comparison_table(title, done.zero_shot, done.adapted))
+        stdout().print(changes_table(class_changes(done.zero_shot, done.adapted)))
+    console = stderr()
+    if done.skipped:
+        console.print(f"{len(done.skipped)} unreadable pictures were left out")
+    lines = [
+        f"adapter: {output}",
+        f"report:  {files[0]}",
+        "",
+        "Next:",
+        f"  mma-adapter predict {output} PICTURES...",
+        f"  mma-adapter push {output} YOU/NAME",
+    ]
+    console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
 def print_demo(result: DemoResult) -> None:
     """Print the demo's table to stdout, and files and next commands to stderr."""
+    from .demo import TEMPLATE
+    from .demo.run import RECIPE
+
     figures = result.to_dict()
     rows = [("zero-shot", *(f"{v:.1f}" for v in figures["zero_shot"].values()))]
     for run in figures["runs"]:
@@ -119,7 +186,7 @@ def print_demo(result: DemoResult) -> None:
         f"mma-adapter demo --export {folder / 'icons'}",
         f"mma-adapter predict {result.adapter} {folder / 'icons' / 'anchor'}",
         f"mma-adapter evaluate {result.adapter} {folder / 'icons'}",
-        f"mma-adapter train {folder / 'icons'} --model demo --template 'an icon of a {{}}.' "
-        f"--scale 0.05 --lr 0.005 -o {folder / 'out'}",
+        f"mma-adapter train {folder / 'icons'} --model demo --template '{TEMPLATE}' "
+        f"--scale {RECIPE.scale:g} --lr {RECIPE.lr:g} --epochs {RECIPE.epochs} -o {folder / 'out'}",
     ):
         console.print(f"  {command}", markup=False, soft_wrap=True)

@@ -45,7 +45,7 @@ def draw_predictions(
         novel: Test pictures of the novel classes.
     """
     figure = plt.figure(figsize=(13, 10.4), dpi=110, facecolor="white")
-    bands = figure.subfigures(2, 1, hspace=0.0)
+    bands: Any = figure.subfigures(2, 1, hspace=0.0)
     halves = (
         ("Base classes, trained on", before.base, after.base, base),
         ("Novel classes, never seen in training", before.novel, after.novel, novel),
