@@ -598,7 +598,9 @@ def test_the_zero_shot_pipeline_takes_an_adapter_folder(demo: tuple[nn.Module, P
 
     base = scores(str(icon_clip_path()))
     expected = scores(native, tokenizer=tokenizer, image_processor=processor)
-    assert max(abs(base[label] - expected[label]) for label in LABELS) > 0.01
+    assert (
+        max(abs(base[label] - expected[label]) for label in LABELS) > 1e-3
+    )  # equal ones differ by 1e-6
     for name in ("native", "peft"):
         assert scores(str(folder / name)) == pytest.approx(expected, abs=1e-6), name
 

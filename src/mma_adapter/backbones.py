@@ -267,7 +267,10 @@ def fingerprint(model: nn.Module) -> dict[str, Any]:
     it is the same for a model loaded in half precision; it is None for models without weights.
     """
     backbone, config = describe(model), model.config
-    result: dict[str, Any] = {"model_type": backbone.family.name}
+    result: dict[str, Any] = {
+        "model_type": backbone.family.name,
+        "model_class": type(model).__name__,
+    }
     small: list[Tensor] = []
     for tower, parts in backbone.towers.items():
         result[f"{tower}_width"] = parts.width

@@ -147,6 +147,7 @@ class FewShotClassifier(nn.Module):
             )
         return F.normalize(features.float(), dim=-1)
 
+    @torch.compiler.disable  # bookkeeping in Python; a compiled classifier compiles the image tower
     def text_features(self) -> Tensor:
         """Return unit text features (K, E), float32: one row per class, templates averaged."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self._text_parameters()):

@@ -24,7 +24,11 @@ def encoded(image: Image.Image = RED) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("source", [RED, encoded(), lambda: RED, encoded], ids=str)
+@pytest.mark.parametrize(
+    "source",
+    [RED, encoded(), lambda: RED, encoded],
+    ids=["image", "bytes", "returns image", "returns bytes"],
+)
 def test_pictures_in_memory_open_without_a_file(source: object) -> None:
     image = open_image(Sample("icons/red", 0, "red", image=source))  # type: ignore[arg-type]
     assert (image.mode, image.tobytes()) == ("RGB", RED.tobytes())
