@@ -19,7 +19,7 @@ ANY = None  # extras may be used freely
 LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"errors"}, set()),
     ({"config", "peft_hook"}, set()),
-    ({"adapter", "backbones", "hub", "atomic"}, HUB),
+    ({"adapter", "backbones", "hub"}, HUB),
     ({"injection", "official", "card"}, HUB),
     ({"storage"}, HUB),
     ({"loading"}, HUB),
@@ -41,6 +41,7 @@ LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"jobs"}, ANY),
     ({"prediction"}, ANY),
     ({"console"}, ANY),
+    ({"cli_bench"}, ANY),
     ({"cli"}, ANY),
     ({"__main__"}, ANY),
 ]
