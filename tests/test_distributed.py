@@ -78,7 +78,6 @@ def run_ddp(rank, folder, rows, labels):
 
 def run_fsdp(rank, folder, rows, labels):
     from torch.distributed.device_mesh import init_device_mesh
-
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (WORLD,))

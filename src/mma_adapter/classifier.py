@@ -6,9 +6,9 @@ Shapes: B images, K classes, E size of the joint space. Features are of unit len
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,14 @@ TEMPLATE = "a photo of a {}."
 # Floats kept for the backward pass per token and layer: the inputs of two norms, query, key, value
 # and attended values, and three wide tensors of the MLP's activation.
 _SAVED_WIDTHS = 18
+
+
+Function = TypeVar("Function", bound=Callable)
+
+
+def _outside_graph(function: Function) -> Function:
+    """Keep Python bookkeeping out of compiled graphs: `torch.compile` takes the image tower."""
+    return torch.compiler.disable(function)  # pyright: ignore[reportReturnType]
 
 
 class FewShotClassifier(nn.Module):
@@ -147,7 +155,7 @@ class FewShotClassifier(nn.Module):
             )
         return F.normalize(features.float(), dim=-1)
 
-    @torch.compiler.disable  # bookkeeping in Python; a compiled classifier compiles the image tower
+    @_outside_graph
     def text_features(self) -> Tensor:
         """Return unit text features (K, E), float32: one row per class, templates averaged."""
         if torch.is_grad_enabled() and any(p.requires_grad for p in self._text_parameters()):

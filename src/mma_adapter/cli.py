@@ -8,6 +8,7 @@ so that help comes at once.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,11 +18,34 @@ try:
 except ImportError as error:
     raise SystemExit('the command line needs: pip install "mma-adapter[train]"') from error
 
+from .cli_bench import add_commands, parse_seeds
 from .errors import ConfigError, MMAError
+
+LISTS = ("--seeds", "--methods", "--datasets")
+
+
+def join_lists(args: Sequence[str]) -> list[str]:
+    """Let the options that take lists be written `--seeds 1 2 3` as well as `--seeds 1,2,3`."""
+    joined: list[str] = []
+    option = ""
+    for arg in args:
+        takes = (option == "--seeds" and arg.isdecimal()) or option in LISTS[1:]
+        if arg.startswith("-"):
+            option = arg
+        elif takes and joined[-1] != option:
+            joined[-1] += f",{arg}"
+            continue
+        elif not takes:
+            option = ""
+        joined.append(arg)
+    return joined
 
 
 class Commands(TyperGroup):
     """Turns this library's errors and Ctrl-C into a message and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, join_lists(args))
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -367,24 +391,18 @@ def convert(
     typer.echo(target)
 
 
-def parse_seeds(text: str) -> list[int]:
-    """Return the seeds of "1,2,3" or "1 2 3"."""
-    words = text.replace(",", " ").split()
-    if not words or not all(word.isdecimal() for word in words):
-        raise typer.BadParameter(
-            f"{text!r}; pass whole numbers such as 1,2,3", param_hint="--seeds"
-        )
-    return [int(word) for word in words]
-
-
-@app.command(epilog=examples("mma-adapter demo -o demo-out", "mma-adapter demo --export icons"))
+@app.command(
+    epilog=examples(
+        "mma-adapter demo -o demo-out",
+        "mma-adapter demo --seeds 1 2 3",
+        "mma-adapter demo --export icons",
+    )
+)
 def demo(
     directory: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path(
         "demo-out"
     ),
-    seeds: Annotated[
-        str, typer.Option(help="Seeds, separated by commas or spaces; one training run each.")
-    ] = "1",
+    seeds: Annotated[str, typer.Option(help="Seeds; one training run each.")] = "1",
     export: Annotated[
         Path | None,
         typer.Option(help="Only write the demo's pictures to this new folder, one per class."),
@@ -417,6 +435,9 @@ def demo(
         typer.echo(json.dumps(result.to_dict(), indent=2))
     else:
         print_demo(result)
+
+
+add_commands(app, examples)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from .config import MMAConfig
+    from .data.check import DatasetFinding
     from .demo.run import DemoResult
     from .evaluation import Evaluation
     from .jobs import TrainedOn
@@ -160,6 +161,24 @@ def print_training(done: TrainedOn, output: Path, files: Sequence[Path], *, as_j
         f"  mma-adapter push {output} YOU/NAME",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def print_findings(findings: Sequence[DatasetFinding], own: Mapping[Path, str]) -> None:
+    """Print what was found of published data sets, and other sources, to stdout."""
+    rows = []
+    for f in findings:
+        sizes = f.found or f.published
+        counts = [sizes.classes, sizes.train, sizes.val, sizes.test]
+        rows.append((f.name, f.status, *("" if n is None else f"{n:,}" for n in counts)))
+    columns = ("data set", "status", "classes", "train", "val", "test")
+    console = stdout()
+    console.print(make_table("", columns, rows))
+    for f in findings:
+        if f.status != "absent" or f.advice:
+            for line in (*f.problems, *(f"do: {advice}" for advice in f.advice)):
+                console.print(f"{f.name}: {line}", markup=False, soft_wrap=True)
+    for path, source in own.items():
+        console.print(f"{path.name}: your own pictures, use them as {source}", markup=False)
 
 
 def print_demo(result: DemoResult) -> None:

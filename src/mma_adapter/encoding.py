@@ -329,7 +329,7 @@ def _text_layer(
     attended = _masked_attention(q, k, v, seen)
     attended = attended.transpose(1, 2).flatten(-2).flatten(0, 1)[plan.cells]  # (M, D)
     if shared:
-        prefix = [_heads(t, heads)[None] for t in (prefix_queries, prefix_keys, prefix_values)]
-        first = F.scaled_dot_product_attention(*prefix, is_causal=True)
+        q, k, v = (_heads(t, heads)[None] for t in (prefix_queries, prefix_keys, prefix_values))
+        first = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         attended = torch.cat([first[0].transpose(0, 1).flatten(1), attended])
     return _finish(parts, x, attended, normed, branch)
