@@ -10,12 +10,14 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mma_adapter.bench.recipes import RECIPES
 from mma_adapter.data import DATASETS, DEFAULT_TEMPLATE, DatasetSpec
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
 
 # What the raw readers need beside the pictures (`mma_adapter/data/readers.py`).
 RAW_FILES = {
@@ -27,8 +29,9 @@ RAW_FILES = {
     ),
     "oxford_flowers": ("imagelabels.mat", "cat_to_name.json"),
     "sun397": ("ClassName.txt", "Training_01.txt", "Testing_01.txt"),
-    "ucf101": tuple(f"ucfTrainTestlist/{f}01.txt" for f in ("trainlist", "testlist"))
-    + ("ucfTrainTestlist/classInd.txt",),
+    "ucf101": tuple(
+        f"ucfTrainTestlist/{name}.txt" for name in ("classInd", "trainlist01", "testlist01")
+    ),
 }
 
 
@@ -88,6 +91,22 @@ def recipes_table() -> str:
     return table(("recipe", "method", "settings", "source"), rows)
 
 
+def commands_table() -> str:
+    """Return every command with the first sentence of its help."""
+    import typer
+
+    from mma_adapter.cli import app
+
+    def rows(group: Any, prefix: str) -> Iterable[list[str]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from rows(command, f"{prefix} {name}")
+            else:
+                yield [code(f"{prefix} {name}"), re.split(r"(?<=\.)\s", command.help)[0]]
+
+    return table(("command", "what it does"), rows(typer.main.get_command(app), "mma-adapter"))
+
+
 def demo_table() -> str:
     """Return the demo's figures, or say that there are none yet."""
     path = RESULTS / "demo.json"
@@ -122,6 +141,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "templates": templates_table,
     "sizes": sizes_table,
     "recipes": recipes_table,
+    "commands": commands_table,
     "demo": demo_table,
 }
 
@@ -132,14 +152,12 @@ def fill(text: str) -> str:
         begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
         if begin in text:
             block = f"{begin}\n\n{make()}\n\n{end}"
-            text = re.sub(
-                f"{begin}.*?{end}", lambda _, block=block: block, text, flags=re.DOTALL
-            )
+            text = re.sub(f"{begin}.*?{end}", lambda _, block=block: block, text, flags=re.DOTALL)
     return text
 
 
 def main() -> None:
-    for page in sorted(DOCS.glob("*.md")):
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         if (filled := fill(text)) != text:
             page.write_text(filled, encoding="utf-8")

@@ -23,11 +23,12 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "mma_adapter"
+html_show_copyright = False
 html_static_path = ["_static"]
 exclude_patterns = ["_build", "*.py", "results/**/*.md"]
 nb_execution_mode = "off"
 nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

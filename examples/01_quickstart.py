@@ -147,7 +147,8 @@ fresh, _, _ = load_icon_clip()
 loaded = load_mma(folder, model=fresh)
 again = FewShotClassifier(loaded, tokenizer, loaded.mma.config.classnames, data.template).eval()
 saved, read = model.mma.state_dict(), loaded.mma.state_dict()
-assert saved.keys() == read.keys() and all(torch.equal(saved[key], read[key]) for key in saved)
+assert saved.keys() == read.keys()
+assert all(torch.equal(saved[key], read[key]) for key in saved)
 
 # %% [markdown]
 # ## Slide between CLIP and the adapted model
