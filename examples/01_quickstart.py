@@ -11,7 +11,7 @@
 # ---
 
 # %% [markdown]
-# # Quickstart
+# # A first adapter
 #
 # **What it shows.** Putting a Multi-Modal Adapter on a CLIP, training it in a loop of your own and with `fit`, saving and
 # loading it, switching it off, sliding between CLIP and the adapted model, and classifying a picture.
@@ -92,7 +92,8 @@ print(f"CLIP alone: {zero_shot.accuracy_pct:.1f} % of {zero_shot.total} test pic
 # Nothing special is needed: an optimiser over `model.mma.parameters()`, and the classifier's `loss`.
 
 # %%
-optimizer = torch.optim.SGD(model.mma.parameters(), lr=0.005, momentum=0.9, weight_decay=5e-4)
+weights = model.mma.parameters()
+optimizer = torch.optim.SGD(weights, lr=0.005, momentum=0.9, weight_decay=5e-4)
 generator = torch.Generator().manual_seed(1)
 pictures = [open_image(sample) for sample in train]
 labels = torch.tensor([sample.label for sample in train])
@@ -100,7 +101,8 @@ labels = torch.tensor([sample.label for sample in train])
 for epoch in range(3):
     losses = []
     for batch in torch.randperm(len(train), generator=generator).split(16):
-        pixel_values = torch.stack([train_transform(pictures[i], generator) for i in batch])
+        crops = [train_transform(pictures[i], generator) for i in batch]
+        pixel_values = torch.stack(crops)  # (B, 3, 40, 40)
         loss = classifier(pixel_values, labels=labels[batch]).loss
         loss.backward()
         optimizer.step()
