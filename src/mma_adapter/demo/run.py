@@ -49,11 +49,11 @@ class DemoRecipe:
         crop_scale: Smallest and largest area of the random crop.
     """
 
-    start_layer: int = 5
-    scale: float = 0.05
-    lr: float = 0.02
-    epochs: int = 10
-    crop_scale: tuple[float, float] = (0.4, 1.0)
+    start_layer: int
+    scale: float
+    lr: float
+    epochs: int
+    crop_scale: tuple[float, float]
 
     def train_config(self, seed: int) -> TrainConfig:
         """Return the training settings; whatever is not named here is the paper's."""
@@ -68,9 +68,10 @@ class DemoRecipe:
         )
 
 
-# Found on pictures and classes that no test uses; see benchmarks/results/demo_recipe.json, which
-# benchmarks/demo_recipe.py writes.
-RECIPE = DemoRecipe()
+# Found on pictures and classes that no test uses: benchmarks/results/demo_recipe.json, written by
+# benchmarks/demo_recipe.py. Starting at layer 1 came out 2 points better there, which is within
+# the error of so few pictures; layer 5 is the paper's, and cheaper.
+RECIPE = DemoRecipe(start_layer=5, scale=0.2, lr=0.02, epochs=20, crop_scale=(0.4, 1.0))
 
 
 @dataclass(frozen=True)
