@@ -56,7 +56,7 @@ ABLATION_VALUES: dict[str, tuple[str, ...]] = {
     "towers": ("text", "vision"),
     "shared": ("untied", "none"),
     "bottleneck_dim": ("8", "16", "32", "64", "128"),
-    "scale": ("0.005", "0.01", "0.02", "0.05", "0.1", "0.2"),
+    "scale": ("0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1.0"),
     "start_layer": ("1", "3", "5", "7", "9", "11"),
 }
 """The paper's axes, with scales about what suits the small model."""

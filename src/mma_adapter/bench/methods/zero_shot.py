@@ -94,14 +94,15 @@ class _Prompts(Predictor):
         return frozen_image_scorer(self.encoder, classnames, patterns)
 
 
-@torch.no_grad()
 def frozen_image_scorer(
     encoder: DualEncoder, classnames: Sequence[str], template: Template
 ) -> FeatureScorer:
     """Return a scorer of text features, computed here, against an untouched image tower."""
-    text = encoder.classifier(classnames, template).text_features()  # (K, E)
+    with torch.no_grad():
+        text = encoder.classifier(classnames, template).text_features()  # (K, E)
     scale, bias = logit_scale_and_bias(encoder.model)
 
+    @torch.no_grad()
     def score(features: Tensor) -> Tensor:
         logits = scale.float() * features.to(text.device) @ text.t()
         return logits if bias is None else logits + bias.float()
