@@ -96,11 +96,11 @@ class Halves:
         return harmonic_mean(self.base.accuracy_pct, self.novel.accuracy_pct)
 
     def to_dict(self) -> dict[str, float]:
-        """Return base, novel and harmonic mean, per cent, to two digits."""
+        """Return base, novel and harmonic mean, per cent."""
         return {
-            "base_pct": round(self.base.accuracy_pct, 2),
-            "novel_pct": round(self.novel.accuracy_pct, 2),
-            "harmonic_mean_pct": round(self.harmonic_mean_pct, 2),
+            "base_pct": self.base.accuracy_pct,
+            "novel_pct": self.novel.accuracy_pct,
+            "harmonic_mean_pct": self.harmonic_mean_pct,
         }
 
 
@@ -199,10 +199,10 @@ class DemoResult:
                 {"seed": run.seed, **row, "training_seconds": round(run.seconds, 1)}
                 for run, row in zip(self.runs, rows, strict=True)
             ],
-            "mean": {key: round(statistics.mean(values), 2) for key, values in columns.items()},
+            "mean": {key: statistics.mean(values) for key, values in columns.items()},
             # The sample's standard deviation, as tables give it; of one run there is none.
             "std": {
-                key: round(statistics.stdev(values), 2) if len(values) > 1 else None
+                key: statistics.stdev(values) if len(values) > 1 else None
                 for key, values in columns.items()
             },
             "seconds": round(self.seconds, 1),
@@ -227,9 +227,24 @@ def run_demo(
     Raises:
         StorageError: The saved adapter, loaded again, gives other logits than the trained one.
     """
+    threads = torch.get_num_threads()
+    # At this size a second thread saves little, and waits busily when another program has its core.
+    torch.set_num_threads(1)
+    try:
+        return _run_demo(Path(directory), seeds, tell, callbacks)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_demo(
+    directory: Path,
+    seeds: Sequence[int],
+    tell: Tell,
+    callbacks: Sequence[transformers.TrainerCallback],
+) -> DemoResult:
     from .picture import draw_predictions  # needs matplotlib
 
-    started, directory = time.perf_counter(), Path(directory)
+    started = time.perf_counter()
     clip, base, novel = IconClip(), _task("base"), _task("novel")
     tell(
         f"A small CLIP ({_millions(clip.model)}) meets {len(base.classnames)} + "
