@@ -25,14 +25,17 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 demo: $(VENV)/.demo ## Train, save, reload and look at an adapter on the embedded pictures
 	$(BIN)/mma-adapter demo -o demo-out
 
+# One process per core with one thread each: the tests are many and small.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
+
 test: $(VENV)/.test ## Run the tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: $(VENV)/.dev ## Everything CI runs: format, lint, types, tests, notebooks, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest --cov=mma_adapter --cov-report=term
+	$(PYTEST) --cov=mma_adapter --cov-report=term
 	$(MAKE) notebooks docs
 
 notebooks: $(VENV)/.dev ## Run the notebooks from top to bottom
