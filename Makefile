@@ -34,7 +34,7 @@ test: $(VENV)/.test ## Run the tests
 check: $(VENV)/.dev ## Everything CI runs: format, lint, types, tests, notebooks, docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(PYTEST) --cov=mma_adapter --cov-report=term
 	$(MAKE) notebooks docs
 
