@@ -169,6 +169,7 @@ class DemoResult:
     """What the demo measured and wrote.
 
     Args:
+        recipe: How it trained.
         zero_shot: Scores of the CLIP alone.
         runs: One per seed.
         adapter: Folder of the first seed's adapter.
@@ -176,6 +177,7 @@ class DemoResult:
         seconds: Time of everything.
     """
 
+    recipe: DemoRecipe
     zero_shot: Halves
     runs: tuple[DemoRun, ...]
     adapter: Path
@@ -192,7 +194,7 @@ class DemoResult:
                 "base_test": self.zero_shot.base.total,
                 "novel_test": self.zero_shot.novel.total,
             },
-            "recipe": asdict(RECIPE),
+            "recipe": json.loads(json.dumps(asdict(self.recipe))),
             "weights": self.runs[0].weights,
             "zero_shot": self.zero_shot.to_dict(),
             "runs": [
@@ -275,6 +277,7 @@ def _run_demo(
                 directory / "predictions.png", zero_shot, adapted, base.scored, novel.scored
             )
     result = DemoResult(
+        RECIPE,
         zero_shot,
         tuple(runs),
         directory / "adapter",
