@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from ...data import Sample
+from ...errors import ConfigError
 from ..encoder import DualEncoder, Template
 from .base import FeatureScorer, Method, Predictor, Scorer, check_same_classes
 
@@ -40,7 +40,17 @@ class LinearProbe(Method):
     def fit(
         self, encoder: DualEncoder, shots: Sequence[Sample], classnames: Sequence[str], *, seed: int
     ) -> Predictor:
-        """Solve the regression on the shots' features; nothing is drawn."""
+        """Solve the regression on the shots' features; nothing is drawn.
+
+        Raises:
+            ConfigError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.linear_model import LogisticRegression
+        except ImportError as error:
+            raise ConfigError(
+                'the linear probe needs scikit-learn: pip install "mma-adapter[report]"'
+            ) from error
         features = encoder.frozen_features(shots)
         labels = [sample.label for sample in shots]
         solver = LogisticRegression(C=self.config.c, max_iter=self.config.max_iter)
