@@ -54,7 +54,7 @@ class Commands(TyperGroup):
             typer.echo(f"mma-adapter: {error}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:
-            typer.echo(f"\nmma-adapter: {error or 'interrupted'}", err=True)
+            typer.echo(f"\nmma-adapter: {str(error) or 'interrupted'}", err=True)
             raise typer.Exit(130) from error
         except BrokenPipeError:  # `mma-adapter predict ... | head`
             raise typer.Exit(0) from None

@@ -200,12 +200,13 @@ def print_demo(result: DemoResult) -> None:
     console = stderr()
     console.print(f"{figures['weights']:,} weights trained; {figures['seconds']:.0f} s in all.")
     console.print(f"picture: {result.picture}\nadapter: {result.adapter}\n\nNext:")
+    icons, out = folder / "icons", folder / "out"
     for command in (
         f"mma-adapter info {result.adapter}",
-        f"mma-adapter demo --export {folder / 'icons'}",
-        f"mma-adapter predict {result.adapter} {folder / 'icons' / 'anchor'}",
-        f"mma-adapter evaluate {result.adapter} {folder / 'icons'}",
-        f"mma-adapter train {folder / 'icons'} --model demo --template '{TEMPLATE}' "
-        f"--scale {RECIPE.scale:g} --lr {RECIPE.lr:g} --epochs {RECIPE.epochs} -o {folder / 'out'}",
+        f"mma-adapter demo --export {icons}",
+        f"mma-adapter predict {result.adapter} {icons / 'anchor'}",
+        f"mma-adapter train {icons} --model demo --template '{TEMPLATE}' "
+        f"--scale {RECIPE.scale:g} --lr {RECIPE.lr:g} --epochs 10 -o {out}",
+        f"mma-adapter evaluate {out} {icons}",
     ):
         console.print(f"  {command}", markup=False, soft_wrap=True)
