@@ -96,7 +96,7 @@ def examples(*commands: str) -> str:
     epilog=examples(
         "mma-adapter train photos/ --model openai/clip-vit-base-patch16 --shots 16 -o out",
         "mma-adapter train photos/ --model openai/clip-vit-base-patch16 -o out --resume",
-        "mma-adapter train icons/ --model demo --template 'an icon of a {}.' --scale 0.05 -o out",
+        "mma-adapter train icons/ --model demo --template 'an icon of a {}.' --scale 0.2 --lr 0.02 -o out",
     )
 )
 def train(
@@ -418,7 +418,9 @@ def demo(
 
         count = export_folder(export)
         console.print(f"{count:,} pictures of 60 classes are in {export}. Next:")
-        console.print(f"  mma-adapter train {export} --model demo --shots 16 -o out")
+        command = f"mma-adapter train {export} --model demo --template 'an icon of a {{}}.' "
+        command += "--scale 0.2 --lr 0.02 --epochs 10 -o out"
+        console.print(f"  {command}", markup=False, soft_wrap=True)
         return
     from .console import quiet_libraries
     from .demo.run import run_demo
