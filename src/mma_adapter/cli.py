@@ -96,7 +96,8 @@ def examples(*commands: str) -> str:
     epilog=examples(
         "mma-adapter train photos/ --model openai/clip-vit-base-patch16 --shots 16 -o out",
         "mma-adapter train photos/ --model openai/clip-vit-base-patch16 -o out --resume",
-        "mma-adapter train icons/ --model demo --template 'an icon of a {}.' --scale 0.2 --lr 0.02 -o out",
+        "mma-adapter train icons/ --model demo --template 'an icon of a {}.' --scale 0.2 "
+        "--lr 0.02 -o out",
     )
 )
 def train(
