@@ -32,6 +32,7 @@ def test_baked_logits_equal_live_ones_and_stay(loaded, pixels):
     torch.testing.assert_close(baked(pixels), live, atol=1e-5, rtol=1e-5)
     names = dict(baked.named_parameters())
     assert not any("text" in name for name in names)
+    assert not any(module._forward_hooks for module in baked.modules())
     model.mma.vision_up["12"].weight.add_(1.0)
     torch.testing.assert_close(baked(pixels), live, atol=1e-5, rtol=1e-5)
     with disable_mma(model):

@@ -19,7 +19,7 @@ from .backbones import TowerParts, describe, logit_scale_and_bias
 from .classifier import FewShotClassifier
 from .encoding import can_run, encode_image
 from .errors import ConfigError
-from .injection import Branch, active_branches, disable_mma, is_enabled
+from .injection import Branch, active_branches
 
 
 class BakedClassifier(nn.Module):
@@ -86,11 +86,11 @@ def bake(classifier: FewShotClassifier) -> BakedClassifier:
         )
     text = classifier.text_features()
     scale, bias = logit_scale_and_bias(model)
-    if is_enabled(model):
-        with disable_mma(model):  # the copy must not carry hooks besides its own adapter
-            vision = copy.deepcopy(backbone.towers["vision"])
-    else:
-        vision = copy.deepcopy(backbone.towers["vision"])
+    vision = copy.deepcopy(backbone.towers["vision"])
+    for layer in vision.layers:
+        # `can_run` saw to it that these are our hooks only; they hold the whole adapter.
+        layer._forward_hooks.clear()
+        layer._forward_hooks_with_kwargs.clear()
     adapter = None
     if branches:
         full: MultiModalAdapter = next(iter(branches.values())).adapter
