@@ -209,6 +209,8 @@ def main() -> None:
         growth_plot(cpu, DOCS / "_static" / "growth.svg")
         lines += step_section(cpu, "A training step on the CPU")
         lines.append("```{image} _static/growth.svg\n:alt: Time and memory against classes\n```")
+    else:
+        lines += ["## A training step on the CPU", "Not measured yet on a machine that was idle."]
     if gpu := load("step_cuda"):
         lines += step_section(gpu, "A training step on a GPU")
     else:
