@@ -239,7 +239,9 @@ def encode_image(
         normed = parts.first_norm(x)
         if index == last and pools_first and pool_last:
             # The others are still attended to, but nobody reads what becomes of them.
-            queries = normed[:, :1]
+            # Packed, or torch would pick its product by whether the weights need gradients, and a
+            # trained adapter would differ from the same one reloaded in the last bit.
+            queries = normed[:, :1].contiguous()
             x = _finish(parts, x[:, :1], _attend(parts, queries, normed), queries, branch)
         else:
             x = _finish(parts, x, _attend(parts, normed, normed), normed, branch)
