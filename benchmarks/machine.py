@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mma_adapter.operators import linear
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -40,14 +42,18 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def matmul_rate(device: str, dtype: torch.dtype, size: int = 2048) -> float:
-    """Return floating-point operations per second of a large square product."""
-    a = torch.randn(size, size, device=device, dtype=dtype)
-    seconds = []
+def product_rate(device: str, dtype: torch.dtype, *, ours: bool, size: int = 2048) -> float:
+    """Return floating-point operations per second of a large square product.
+
+    With `ours`, of the product that the classifier takes for a frozen layer of the host.
+    """
+    layer = torch.nn.Linear(size, size, bias=False, device=device, dtype=dtype)
+    layer.requires_grad_(False)
+    x, seconds = torch.randn(size, size, device=device, dtype=dtype), []
     for _ in range(6):
         synchronize(device)
         start = time.perf_counter()
-        a @ a
+        linear(layer, x) if ours else layer(x)
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / statistics.median(seconds[1:])

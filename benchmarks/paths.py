@@ -1,7 +1,8 @@
-"""The four training steps that `step.py` compares, on a CLIP of ViT-B/16 sizes, weights random.
+"""The training steps that `step.py` compares, on a CLIP of ViT-B/16 sizes, weights random.
 
 conventional: what the authors' code does: every prompt padded to 77 tokens, all layers, every step.
 ours:         `FewShotClassifier` on its exact fast paths.
+ours_torch:   the same on torch's own products, where ours would take oneDNN's (AMD processors).
 lora:         PEFT LoRA, r=8 on query and value of both towers; prompts padded to the longest.
 floor:        the image tower alone: forward, and backward from the features to the input of the
               first adapted layer. No text, no adapter, no optimiser.
@@ -9,7 +10,9 @@ floor:        the image tower alone: forward, and backward from the features to 
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -96,12 +99,14 @@ class Case:
     loss: Callable[[], Tensor]
     weights: list[nn.Parameter]
     optimizer: torch.optim.Optimizer | None = None
+    products: Callable = nullcontext
 
     def step(self, autocast) -> float:
         """Take one step and return the loss."""
-        with autocast():
-            loss = self.loss()
-        loss.backward()
+        with self.products():
+            with autocast():
+                loss = self.loss()
+            loss.backward()
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -118,6 +123,13 @@ def ours(model, pixels, labels, classes) -> Case:
     classifier = FewShotClassifier(model, RandomNames(), names)
     weights = list(model.mma.parameters())
     return Case(lambda: classifier(pixels, labels).loss, weights, _sgd(weights))
+
+
+def ours_torch(model, pixels, labels, classes) -> Case:
+    return replace(
+        ours(model, pixels, labels, classes),
+        products=partial(torch.backends.mkldnn.flags, enabled=False),
+    )
 
 
 def conventional(model, pixels, labels, classes) -> Case:
@@ -170,6 +182,7 @@ def floor(model, pixels, labels, classes) -> Case:
 CASES: dict[str, Callable[..., Case]] = {
     "conventional": conventional,
     "ours": ours,
+    "ours_torch": ours_torch,
     "lora": lora,
     "floor": floor,
 }

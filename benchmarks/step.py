@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 
 import torch
-from machine import RESULTS, alternate, describe_machine, matmul_rate, summary, write
+from machine import RESULTS, alternate, describe_machine, product_rate, summary, write
 from paths import CASES, WITHOUT, RandomNames, random_clip
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -83,7 +83,7 @@ def measure_time(args) -> dict:
             case.optimizer = None
             cases[f"without {name}"] = case
     steps = {
-        n: partial(c.step, autocast_for(device, dtype if n != "ours" else ours_dtype))
+        n: partial(c.step, autocast_for(device, ours_dtype if n == "ours" else dtype))
         for n, c in cases.items()
     }
     seconds = alternate(steps, args.repeats, device)
@@ -124,13 +124,15 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[16])
     parser.add_argument("--dtypes", nargs="+", default=["fp32"], choices=DTYPES)
     parser.add_argument("--ours-dtype", choices=DTYPES, help="another precision for ours only")
-    parser.add_argument("--paths", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--paths", nargs="+", choices=CASES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--without", action="store_true", help="also time each path switched off")
     parser.add_argument("--memory", action="store_true", help="also measure peak memory")
     parser.add_argument("--only", choices=["time", "memory"], help="one measurement, to stdout")
     args = parser.parse_args()
+    # oneDNN is for CPUs.
+    args.paths = args.paths or [p for p in CASES if (p, args.device) != ("ours_torch", "cuda")]
     if args.only:
         print(json.dumps(measure_time(args) if args.only == "time" else measure_memory(args)))
         return
@@ -139,13 +141,19 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
     command = "python benchmarks/step.py " + " ".join(sys.argv[1:])
     equality = check_equal(args.device)
-    rate = {d: matmul_rate(args.device, DTYPES[d]) for d in args.dtypes}
+    rates = {
+        d: {
+            name: product_rate(args.device, DTYPES[d], ours=name == "ours")
+            for name in ("torch", "ours")
+        }
+        for d in args.dtypes
+    }
     for dtype in args.dtypes:
         for batch in args.batches:
             for classes in args.classes:
                 setting = {"classes": [classes], "batches": [batch], "dtypes": [dtype]}
                 key = {"classes": classes, "batch": batch, "dtype": dtype}
-                row = {**key, "command": command, "matmul_flops_per_second": rate[dtype]}
+                row = {**key, "command": command, "flops_per_second": rates[dtype]}
                 row["tower_flops"] = tower_flops(batch)
                 row["paths"] = child(args, only="time", paths=args.paths, **setting)
                 if args.memory:

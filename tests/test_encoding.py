@@ -169,6 +169,10 @@ def test_hosts_with_other_hooks_or_checkpointing_are_left_whole(clip):
     handle = text.layers[0].register_forward_hook(lambda *_: None)
     assert not can_run(text)
     handle.remove()
+    for module in (text.layers[0].self_attn, text.layers[0].mlp):
+        handle = module.register_forward_hook(lambda *_: None)
+        assert not can_run(text)
+        handle.remove()
     inject_mma(clip)
     assert can_run(text)
     clip.gradient_checkpointing_enable()

@@ -25,7 +25,8 @@ LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"loading"}, HUB),
     ({"peft_bridge"}, {"torch", "peft"}),
     # Above this line is the core: it works with the plain installation, without any extra.
-    ({"prompts", "encoding"}, {"torch"}),
+    ({"prompts", "operators"}, {"torch"}),
+    ({"encoding"}, {"torch"}),
     ({"classifier"}, {"torch", "transformers"}),
     ({"baking"}, {"torch"}),
     ({"data", "metrics", "probes", "schedules", "processors", "progress"}, ANY),

@@ -113,12 +113,15 @@ class LayerParts:
     out: nn.Module
     num_heads: int
     second_norm: nn.Module
-    mlp: nn.Module
+    widen: nn.Module
+    activation: nn.Module
+    narrow: nn.Module
 
 
 def layer_parts(layer: nn.Module) -> LayerParts:
     """Take one layer apart, for running it with fewer tokens than its own `forward` does."""
     attention: Any = layer.self_attn
+    mlp: Any = layer.mlp
     return LayerParts(
         first_norm(layer),
         attention.q_proj,
@@ -127,8 +130,15 @@ def layer_parts(layer: nn.Module) -> LayerParts:
         attention.out_proj,
         attention.num_heads,
         layer.layer_norm2,  # pyright: ignore[reportArgumentType]
-        layer.mlp,  # pyright: ignore[reportArgumentType]
+        mlp.fc1,
+        mlp.activation_fn,
+        mlp.fc2,
     )
+
+
+def containers(layer: nn.Module) -> tuple[nn.Module, ...]:
+    """Return the modules whose own `forward` is not called when a layer is taken apart."""
+    return layer, layer.self_attn, layer.mlp  # pyright: ignore[reportReturnType]
 
 
 def attention_dropout(layer: nn.Module) -> float:

@@ -23,6 +23,7 @@ from .backbones import (
     TowerParts,
     attention_dropout,
     checkpoints,
+    containers,
     embed_image,
     embed_text,
     first_norm,
@@ -30,6 +31,7 @@ from .backbones import (
     pool_image,
 )
 from .injection import Branch
+from .operators import linear, mlp
 
 # Up to this many keys the fused attention kernels cost more than they save: thousands of prompts of
 # ten tokens are batched small products (on CPUs by a factor of two to ten).
@@ -159,7 +161,11 @@ def can_run(tower: TowerParts) -> bool:
     They may not where somebody else's hooks, checkpointing, sharding or dropout would be bypassed.
     """
     for layer in tower.layers:
-        hooks = [*layer._forward_hooks.values(), *layer._forward_pre_hooks.values()]
+        hooks = [
+            hook
+            for module in containers(layer)
+            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        ]
         if any(not isinstance(hook, Branch) for hook in hooks) or attention_dropout(layer):
             return False
         if getattr(layer, "gradient_checkpointing", False) and layer.training:
@@ -256,7 +262,7 @@ def _heads(x: Tensor, num_heads: int) -> Tensor:
 
 def _attend(parts: LayerParts, queries: Tensor, keys: Tensor) -> Tensor:
     """Full attention of `queries` (B, Lq, D) over `keys` (B, L, D), not yet projected."""
-    q, k, v = parts.query(queries), parts.key(keys), parts.value(keys)
+    q, k, v = linear(parts.query, queries), linear(parts.key, keys), linear(parts.value, keys)
     q, k, v = (_heads(t, parts.num_heads) for t in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
 
@@ -273,11 +279,11 @@ def _finish(
     parts: LayerParts, x: Tensor, attended: Tensor, normed: Tensor, branch: Branch | None
 ) -> Tensor:
     """Everything in a layer after attention; all tensors hold the same tokens, (..., D)."""
-    x = x + parts.out(attended)
-    out = x + parts.mlp(parts.second_norm(x))
-    if branch is None:
-        return out
-    return out + branch.adapter(normed, tower=branch.tower, pair=branch.pair).to(out.dtype)
+    x = x + linear(parts.out, attended)
+    out = x + mlp(parts.widen, parts.activation, parts.narrow, parts.second_norm(x))
+    if branch is not None:
+        out += branch.adapter(normed, tower=branch.tower, pair=branch.pair).to(out.dtype)
+    return out
 
 
 def _text_layer(
@@ -304,8 +310,8 @@ def _text_layer(
         rows = packed.new_zeros(n * plan.longest, packed.shape[-1])
         return rows.index_copy(0, plan.cells, packed).view(n, plan.longest, -1)
 
-    prefix_keys, own_keys = parts.key(normed).split(sizes)
-    prefix_values, own_values = parts.value(normed).split(sizes)
+    prefix_keys, own_keys = linear(parts.key, normed).split(sizes)
+    prefix_values, own_values = linear(parts.value, normed).split(sizes)
     k = _heads(torch.cat([prefix_keys.expand(n, -1, -1), padded(own_keys)], dim=1), heads)
     v = _heads(torch.cat([prefix_values.expand(n, -1, -1), padded(own_values)], dim=1), heads)
     columns = torch.arange(shared + plan.longest, device=x.device)
@@ -317,11 +323,11 @@ def _text_layer(
             seen = columns <= (shared + own)[:, None]
         else:
             seen = F.pad(plan.real, (shared, 0), value=True)
-        q = _heads(parts.query(normed)[:, None], heads)  # (N, H, 1, D/H)
+        q = _heads(linear(parts.query, normed)[:, None], heads)  # (N, H, 1, D/H)
         attended = _masked_attention(q, k, v, seen[:, None, None])
         return _finish(parts, x, attended.transpose(1, 2).flatten(1), normed, branch)
 
-    prefix_queries, own_queries = parts.query(normed).split(sizes)
+    prefix_queries, own_queries = linear(parts.query, normed).split(sizes)
     if plan.causal:
         # Padding sits behind every real token, so the causal mask alone hides it.
         seen = columns <= shared + torch.arange(plan.longest, device=x.device)[:, None]
