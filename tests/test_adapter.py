@@ -96,6 +96,16 @@ def test_forward_is_the_papers_formula(adapter, tower):
         assert expected.abs().max() > 0.1
 
 
+def test_what_a_hook_kept_of_the_up_projection_is_not_overwritten(adapter):
+    seen = []
+    up = adapter.text_up["2"]
+    handle = up.register_forward_hook(lambda _, args, out: seen.append((out, out.clone())))
+    with torch.no_grad():
+        adapter(torch.randn(2, 5, 12), tower="text", pair=2)
+    handle.remove()
+    torch.testing.assert_close(*seen[0], rtol=0, atol=0)
+
+
 def test_a_pair_without_a_branch_is_a_key_error(adapter):
     with pytest.raises(KeyError):
         adapter(torch.zeros(1, 1, 12), tower="text", pair=4)

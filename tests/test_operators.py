@@ -76,7 +76,8 @@ def test_hooks_fire_and_what_they_kept_is_not_overwritten(products, index):
     parts[index].register_forward_hook(lambda _, args, out: seen.append((out, out.clone())))
     with torch.no_grad():
         mlp(*parts, torch.randn(4, 12))
-    assert len(seen) == 1 and torch.equal(*seen[0])
+    assert len(seen) == 1
+    assert torch.equal(*seen[0])
 
 
 def test_a_replaced_forward_is_used(products):
@@ -95,7 +96,8 @@ def test_weights_that_are_trained_get_their_gradients(products):
     got = [parts[0].weight.grad, parts[0].bias.grad, parts[2].bias.grad]
     nn.ModuleList(parts).zero_grad()
     nn.Sequential(*parts)(x).square().sum().backward()
-    for a, b in zip(got, (parts[0].weight.grad, parts[0].bias.grad, parts[2].bias.grad)):
+    expected = [parts[0].weight.grad, parts[0].bias.grad, parts[2].bias.grad]
+    for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b)
 
 

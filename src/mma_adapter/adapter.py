@@ -132,7 +132,10 @@ class MultiModalAdapter(nn.Module):
         if shared is not None:
             x = getattr(self, shared)[key](x).relu()  # (B, L, R)
         # Float32 again because autocast may have left half precision behind.
-        return ScaleForward.apply(up(x).to(down.weight.dtype), scale)  # (B, L, D)
+        x = up(x).to(down.weight.dtype)  # (B, L, D)
+        if x.requires_grad or up._forward_hooks:
+            return ScaleForward.apply(x, scale)
+        return x.mul_(scale)  # nobody else has seen it, and fresh memory is what a branch costs
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "MultiModalAdapter":
         def keep_precision(tensor: Tensor) -> Tensor:

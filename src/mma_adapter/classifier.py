@@ -43,6 +43,9 @@ TEMPLATE = "a photo of a {}."
 # and attended values, and the wide input of the MLP's activation.
 _SAVED_WIDTHS = 10
 
+# On a CPU a page of fresh memory costs as much as computing again what it would hold
+# (`benchmarks/step.py`, 500 and 1000 classes), so there is no reason to keep more.
+_CPU_TEXT_BYTES = 64 * 2**20
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -243,7 +246,10 @@ class FewShotClassifier(nn.Module):
             return None
         budget = self.paths.text_memory_bytes
         if budget is None:
-            budget = free_bytes(self._plan.own.device) // 4
+            device = self._plan.own.device
+            budget = free_bytes(device) // 4
+            if device.type == "cpu":
+                budget = min(budget, _CPU_TEXT_BYTES)
         per_token = _SAVED_WIDTHS * text.width * layers * 4
         return max(1, budget // per_token)
 
