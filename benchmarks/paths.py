@@ -2,10 +2,13 @@
 
 conventional: what the authors' code does: every prompt padded to 77 tokens, all layers, every step.
 ours:         `FewShotClassifier` on its exact fast paths.
-ours_torch:   the same on torch's own products, where ours would take oneDNN's (AMD processors).
 lora:         PEFT LoRA, r=8 on query and value of both towers; prompts padded to the longest.
 floor:        the image tower alone: forward, and backward from the features to the input of the
               first adapted layer. No text, no adapter, no optimiser.
+
+On AMD processors ours takes oneDNN's products for frozen layers, the others what torch takes. Two
+more series tell the library from the method: `ours_torch` is ours on torch's own products, and
+`conventional_onednn`, `lora_onednn` and `floor_onednn` are the others on oneDNN's.
 """
 
 import random
@@ -22,6 +25,7 @@ from transformers import CLIPConfig, CLIPModel
 from mma_adapter import FastPaths, FewShotClassifier, MultiModalAdapter, inject_mma
 from mma_adapter.adapter import ScaleGradient
 from mma_adapter.backbones import as_features
+from mma_adapter.operators import FrozenLinear
 
 START, END, CONTEXT = 49406, 49407, 77
 SIZES = {
@@ -132,6 +136,23 @@ def ours_torch(model, pixels, labels, classes) -> Case:
     )
 
 
+def on_onednn(make: Callable[..., Case]) -> Callable[..., Case]:
+    """Return a maker of the same case whose frozen linear layers take oneDNN's products."""
+
+    def remade(model, *data) -> Case:
+        case = make(model, *data)
+        for module in model.modules():
+            if type(module) is nn.Linear and not any(p.requires_grad for p in module.parameters()):
+                module.forward = partial(onednn_linear, module)
+        return case
+
+    return remade
+
+
+def onednn_linear(module: nn.Linear, x: Tensor) -> Tensor:
+    return FrozenLinear.apply(x, module.weight, module.bias)
+
+
 def conventional(model, pixels, labels, classes) -> Case:
     inject_mma(model, start_layer=5, seed=0)
     adapter = model.mma
@@ -185,6 +206,9 @@ CASES: dict[str, Callable[..., Case]] = {
     "ours_torch": ours_torch,
     "lora": lora,
     "floor": floor,
+    "conventional_onednn": on_onednn(conventional),
+    "lora_onednn": on_onednn(lora),
+    "floor_onednn": on_onednn(floor),
 }
 # Switching one path off at a time shows what each is worth.
 WITHOUT = {

@@ -9,14 +9,20 @@ A test compares the committed pages with what this script would write.
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mma_adapter.bench.paper import method_name
 from mma_adapter.bench.recipes import RECIPES
+from mma_adapter.bench.results import PROTOCOLS, Result, read_results
+from mma_adapter.bench.summary import Score, datasets_of, group
+from mma_adapter.bench.tables import TITLES
 from mma_adapter.data import DATASETS, DEFAULT_TEMPLATE, DatasetSpec
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "benchmarks" / "results"
+BENCH = DOCS / "results" / "records.jsonl"
 PAGES = [*sorted(DOCS.glob("*.md")), DOCS.parent / "README.md"]
 
 # What the raw readers need beside the pictures (`mma_adapter/data/readers.py`).
@@ -141,6 +147,50 @@ def demo_table() -> str:
     )
 
 
+@cache
+def bench_records() -> list[Result]:
+    """Read the records of the embedded bench."""
+    return read_results(BENCH)
+
+
+def bench_table() -> str:
+    """Each method's averages in the protocols that compare methods."""
+    columns = (
+        ("base", "base-to-novel", ("base",)),
+        ("novel", "base-to-novel", ("novel",)),
+        ("harmonic mean", "base-to-novel", ("base", "novel")),
+        ("cross-dataset", "cross-dataset", ("target",)),
+        ("domains", "domain-generalization", ("target",)),
+    )
+    cells: dict[str, list[str]] = {}
+    for _, protocol, roles in columns:
+        chosen = [r for r in bench_records() if r.protocol == protocol]
+        names = datasets_of(r for r in chosen if r.role in roles)
+        for line in group(chosen, lambda r: r.role):
+            score: Score = line.score(names, *roles)
+            spread = "" if score.std is None else f" ± {score.std:.2f}"
+            text = "–" if score.mean is None else f"{score.mean:.2f}{spread}"
+            cells.setdefault(line.method, []).append(text)
+    heads = ("accuracy, %", *(head for head, _, _ in columns))
+    return table(heads, ([method_name(method), *row] for method, row in cells.items()))
+
+
+def bench_setting() -> str:
+    """Where the embedded bench ran, and how long each protocol took."""
+    records = bench_records()
+    rows = []
+    for protocol in PROTOCOLS:
+        own = [r for r in records if r.protocol == protocol]
+        training = {r.run_id: r.train_seconds for r in own}
+        seconds = sum(training.values()) + sum(r.test_seconds for r in own)
+        rows.append([TITLES[protocol], str(len(training)), str(len(own)), f"{seconds:.0f}"])
+    first, last = (pick(r.finished_at for r in records) for pick in (min, max))
+    versions = ", ".join(f"{name} {version}" for name, version in records[0].versions.items())
+    return f"{records[0].machine}; {versions}; {first} to {last}.\n\n" + table(
+        ("protocol", "runs", "scores", "seconds of training and test"), rows
+    )
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "datasets": datasets_table,
     "raw": raw_table,
@@ -149,6 +199,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipes_table,
     "commands": commands_table,
     "demo": demo_table,
+    "bench": bench_table,
+    "bench_setting": bench_setting,
 }
 
 

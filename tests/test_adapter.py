@@ -106,6 +106,58 @@ def test_what_a_hook_kept_of_the_up_projection_is_not_overwritten(adapter):
     torch.testing.assert_close(*seen[0], rtol=0, atol=0)
 
 
+def sum_and_gradients(adapter, normed, onto, *, fused):
+    """Return output + branch, and the gradients of both inputs and of every weight."""
+    inputs = [normed.clone().requires_grad_(), onto.clone().requires_grad_()]
+    # A fresh tensor, as a layer's output is: a leaf may not be overwritten.
+    out, options = inputs[1] * 1.0, {"tower": "vision", "pair": 2}
+    if fused:
+        out = adapter(inputs[0], **options, onto=out)
+    else:
+        out = out + adapter(inputs[0], **options)
+    weights = [p for p in adapter.parameters() if p.requires_grad]
+    loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
+    return [out, *torch.autograd.grad(loss, [*inputs, *weights], allow_unused=True)]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 20), (3, 20)])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("scale", [0.001, 2.0])
+def test_adding_onto_the_output_equals_the_sum_of_both(shape, frozen, scale):
+    adapter = MultiModalAdapter(MMAConfig(**SMALL, bottleneck_dim=8, scale=scale)).double()
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+    adapter.requires_grad_(not frozen)
+    normed, onto = torch.randn(2, *shape, dtype=torch.float64)
+    got = sum_and_gradients(adapter, normed, onto, fused=True)
+    expected = sum_and_gradients(adapter, normed, onto, fused=False)
+    for a, b in zip(got, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        overwritten = onto.clone()
+        out = adapter(normed, tower="vision", pair=2, onto=overwritten)
+        torch.testing.assert_close(out, got[0], rtol=1e-12, atol=1e-12)
+        assert out.data_ptr() == overwritten.data_ptr()
+
+
+def test_onto_a_half_precision_output_the_sum_keeps_its_type(adapter):
+    normed, onto = torch.randn(2, 5, 12), torch.randn(2, 5, 12, dtype=torch.bfloat16)
+    out = adapter(normed, tower="text", pair=2, onto=onto.clone())
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, onto + adapter(normed, tower="text", pair=2).bfloat16())
+
+
+def test_hooks_on_the_up_projection_fire_when_adding_onto_the_output(adapter):
+    seen = []
+    handle = adapter.text_up["2"].register_forward_hook(lambda *_: seen.append(1))
+    adapter(torch.randn(2, 5, 12), tower="text", pair=2, onto=torch.zeros(2, 5, 12))
+    handle.remove()
+    assert seen == [1]
+
+
 def test_a_pair_without_a_branch_is_a_key_error(adapter):
     with pytest.raises(KeyError):
         adapter(torch.zeros(1, 1, 12), tower="text", pair=4)

@@ -281,9 +281,9 @@ def _finish(
     """Everything in a layer after attention; all tensors hold the same tokens, (..., D)."""
     x = x + linear(parts.out, attended)
     out = x + mlp(parts.widen, parts.activation, parts.narrow, parts.second_norm(x))
-    if branch is not None:
-        out += branch.adapter(normed, tower=branch.tower, pair=branch.pair).to(out.dtype)
-    return out
+    if branch is None:
+        return out
+    return branch.adapter(normed, tower=branch.tower, pair=branch.pair, onto=out)
 
 
 def _text_layer(

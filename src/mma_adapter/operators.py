@@ -31,7 +31,7 @@ class _QuickGELU(torch.autograd.Function):
         return torch.ops.aten.silu_backward.grad_input(grad, y, grad_input=y)
 
 
-class _FrozenLinear(torch.autograd.Function):
+class FrozenLinear(torch.autograd.Function):
     """A linear layer whose weights get no gradient, on oneDNN's products."""
 
     @staticmethod
@@ -104,7 +104,7 @@ def linear(module: nn.Module, x: Tensor) -> Tensor:
         and not torch.is_autocast_enabled("cpu")
         and _is_plain(module)
     ):
-        return _FrozenLinear.apply(x, module.weight, module.bias)
+        return FrozenLinear.apply(x, module.weight, module.bias)
     return module(x)
 
 
