@@ -34,7 +34,7 @@ from .encoding import (
 )
 from .errors import ConfigError
 from .injection import active_branches
-from .prompts import make_prompts, tokenize
+from .prompts import check_classnames, make_prompts, tokenize
 
 TEMPLATE = "a photo of a {}."
 """The paper's prompt for every dataset (trainers/mmadapter.py:98-110)."""
@@ -97,9 +97,14 @@ class FewShotClassifier(nn.Module):
         self.model, self.tokenizer, self.paths = model, tokenizer, paths or FastPaths()
         self.template = template if isinstance(template, str) else tuple(template)
         self.classnames = tuple(classnames)
-        prompts = make_prompts(
-            classnames, template, backbone.family, allow_duplicates=allow_duplicates
-        )
+        # Equal names are scored once: the place of a row in a product can change its last bit.
+        cleaned = check_classnames(classnames, allow_duplicates=allow_duplicates)
+        distinct = list(dict.fromkeys(cleaned))
+        self._places = None  # of each class among the distinct ones
+        if len(distinct) < len(cleaned):
+            self._places = torch.tensor([distinct.index(name) for name in cleaned])
+        self._num_distinct = len(distinct)
+        prompts = make_prompts(distinct, template, backbone.family)
         self.input_ids = tokenize(
             model, tokenizer, prompts, context_length(backbone.towers["text"])
         )
@@ -129,7 +134,7 @@ class FewShotClassifier(nn.Module):
         Returns:
             `logits` (B, K) in float32, and `loss` where labels were given.
         """
-        text = self.text_features()
+        text = self._distinct_features()
         image = self.image_features(pixel_values, **image_inputs)
         scale, bias = logit_scale_and_bias(self.model)
         # Never in half precision: neighbouring logits would round to the same number.
@@ -137,6 +142,7 @@ class FewShotClassifier(nn.Module):
             logits = scale.float() * image @ text.t()
             if bias is not None:
                 logits = logits + bias.float()
+            logits = self._spread(logits, dim=1)
             loss = None if labels is None else F.cross_entropy(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)  # pyright: ignore
 
@@ -158,9 +164,18 @@ class FewShotClassifier(nn.Module):
             )
         return F.normalize(features.float(), dim=-1)
 
-    @_outside_graph
     def text_features(self) -> Tensor:
         """Return unit text features (K, E), float32: one row per class, templates averaged."""
+        return self._spread(self._distinct_features(), dim=0)
+
+    def _spread(self, values: Tensor, dim: int) -> Tensor:
+        """Go from distinct class names to classes."""
+        if self._places is None:
+            return values
+        return values.index_select(dim, self._places.to(values.device))
+
+    @_outside_graph
+    def _distinct_features(self) -> Tensor:
         if torch.is_grad_enabled() and any(p.requires_grad for p in self._text_parameters()):
             return self._encode_text()
         key, weights = self._weights_key()
@@ -207,9 +222,9 @@ class FewShotClassifier(nn.Module):
         else:
             features = self._encode_text_fast(text)
         features = F.normalize(features.float(), dim=-1)
-        if len(features) == self.num_classes:
+        if len(features) == self._num_distinct:
             return features
-        return F.normalize(features.view(self.num_classes, -1, features.shape[-1]).mean(1), dim=-1)
+        return F.normalize(features.unflatten(0, (self._num_distinct, -1)).mean(1), dim=-1)
 
     def _encode_text_fast(self, text: TowerParts) -> Tensor:
         device = next(text.root.parameters()).device
