@@ -111,10 +111,8 @@ def sum_and_gradients(adapter, normed, onto, *, fused):
     inputs = [normed.clone().requires_grad_(), onto.clone().requires_grad_()]
     # A fresh tensor, as a layer's output is: a leaf may not be overwritten.
     out, options = inputs[1] * 1.0, {"tower": "vision", "pair": 2}
-    if fused:
-        out = adapter(inputs[0], **options, onto=out)
-    else:
-        out = out + adapter(inputs[0], **options)
+    added = adapter(inputs[0], **options, onto=out if fused else None)
+    out = added if fused else out + added
     weights = [p for p in adapter.parameters() if p.requires_grad]
     loss = (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
     return [out, *torch.autograd.grad(loss, [*inputs, *weights], allow_unused=True)]
