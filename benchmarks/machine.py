@@ -24,8 +24,12 @@ def describe_machine(device: str) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].split(":", 1)[1].strip() if lines else name
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        found = {key.strip(): value.strip() for key, _, value in lines}
+        # Virtual machines often hide the name; family and model still tell the generation.
+        name = found.get("model name", name)
+        if "cpu family" in found:
+            name += f" (family {found['cpu family']}, model {found['model']})"
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else name,
         "threads": torch.get_num_threads(),

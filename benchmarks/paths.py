@@ -11,6 +11,7 @@ more series tell the library from the method: `ours_torch` is ours on torch's ow
 `conventional_onednn`, `lora_onednn` and `floor_onednn` are the others on oneDNN's.
 """
 
+import copy
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -56,6 +57,11 @@ def random_clip(size: str = "vit-b-16") -> CLIPModel:
     }
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=s["joint"])
     return CLIPModel(config).eval().requires_grad_(False)
+
+
+def twin(model: CLIPModel) -> CLIPModel:
+    """Return a model of its own that shares its frozen weights with `model`, to save memory."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters()})
 
 
 class RandomNames:
@@ -121,10 +127,10 @@ def _sgd(weights):
     return torch.optim.SGD(weights, lr=0.0015, momentum=0.9, weight_decay=5e-4)
 
 
-def ours(model, pixels, labels, classes) -> Case:
+def ours(model, pixels, labels, classes, paths: FastPaths | None = None) -> Case:
     inject_mma(model, start_layer=5, seed=0)
     names = [f"class {i}" for i in range(classes)]
-    classifier = FewShotClassifier(model, RandomNames(), names)
+    classifier = FewShotClassifier(model, RandomNames(), names, paths=paths)
     weights = list(model.mma.parameters())
     return Case(lambda: classifier(pixels, labels).loss, weights, _sgd(weights))
 
@@ -216,4 +222,5 @@ WITHOUT = {
     "share_prefix": FastPaths(share_prefix=False),
     "cache_lower_layers": FastPaths(cache_lower_layers=False),
     "pool_last_layer": FastPaths(pool_last_layer=False),
+    "chunks (everything kept for the backward pass)": FastPaths(text_memory_bytes=2**62),
 }

@@ -8,7 +8,6 @@ Writes `results/step_<device>.json`; settings already in the file are replaced.
 """
 
 import argparse
-import copy
 import json
 import resource
 import subprocess
@@ -18,7 +17,7 @@ from functools import partial
 
 import torch
 from machine import RESULTS, alternate, describe_machine, product_rate, summary, write
-from paths import CASES, WITHOUT, RandomNames, random_clip
+from paths import CASES, WITHOUT, ours, random_clip, twin
 
 PLAIN = ("conventional", "ours", "lora", "floor")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,7 +51,7 @@ def check_equal(device: str) -> dict[str, float]:
     model, (pixels, labels) = random_clip().to(device), data(4, 10, device)
     found = {}
     for name in ("ours", "conventional"):
-        case = CASES[name](copy.deepcopy(model), pixels, labels, 10)
+        case = CASES[name](twin(model), pixels, labels, 10)
         loss = case.loss()
         loss.backward()
         found[name] = (loss.item(), [p.grad for p in case.weights])
@@ -76,18 +75,9 @@ def measure_time(args) -> dict:
     pixels, labels = data(args.batches[0], args.classes[0], device)
     cases, base = {}, random_clip().to(device)
     for name in args.paths:
-        cases[name] = CASES[name](copy.deepcopy(base), pixels, labels, args.classes[0])
-    if args.without:
-        from mma_adapter import FewShotClassifier, inject_mma
-
-        for name, switch in WITHOUT.items():
-            model = inject_mma(copy.deepcopy(base), seed=0)
-            names = [f"class {i}" for i in range(args.classes[0])]
-            classifier = FewShotClassifier(model, RandomNames(), names, paths=switch)
-            case = CASES["ours"](copy.deepcopy(base), pixels, labels, args.classes[0])
-            case.loss = lambda c=classifier: c(pixels, labels).loss
-            case.optimizer = None
-            cases[f"without {name}"] = case
+        cases[name] = CASES[name](twin(base), pixels, labels, args.classes[0])
+    for name, paths in WITHOUT.items() if args.without else ():
+        cases[f"without {name}"] = ours(twin(base), pixels, labels, args.classes[0], paths)
     steps = {
         n: partial(c.step, autocast_for(device, ours_dtype if n == "ours" else dtype))
         for n, c in cases.items()

@@ -28,8 +28,10 @@ def fast_text(model, ids, paths, max_tokens=None):
     pooled = pooled_positions(model, ids)
     plan = plan_prompts(ids, pooled, causal=backbone.family.causal_text, paths=paths)
     branches = active_branches(model, "text")
-    depth = min(branches, default=len(text.layers) - 1) if paths.cache_lower_layers else 0
-    states = lower_text_states(text, plan, depth)
+    first, last = min(branches, default=len(text.layers) - 1), len(text.layers) - 1
+    branched = paths.cache_lower_layers and first < last
+    depth = first + branched if paths.cache_lower_layers else 0
+    states = lower_text_states(text, plan, depth, branched=branched)
     return encode_text(
         text,
         plan,

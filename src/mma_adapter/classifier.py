@@ -26,6 +26,7 @@ from .backbones import (
 )
 from .encoding import (
     FastPaths,
+    LowerStates,
     can_run,
     encode_image,
     encode_text,
@@ -39,13 +40,14 @@ from .prompts import check_classnames, make_prompts, tokenize
 TEMPLATE = "a photo of a {}."
 """The paper's prompt for every dataset (trainers/mmadapter.py:98-110)."""
 
-# Floats kept for the backward pass per token and layer: the inputs of two norms, query, key, value
-# and attended values, and the wide input of the MLP's activation.
-_SAVED_WIDTHS = 10
+# Floats kept for the backward pass per token and layer, in widths of the tower: the inputs of two
+# norms and of a branch, attended values, four for the MLP's activation, and nine for queries, keys
+# and values, which are padded to the longest prompt.
+_SAVED_WIDTHS = 17
 
-# On a CPU a page of fresh memory costs as much as computing again what it would hold
-# (`benchmarks/step.py`, 500 and 1000 classes), so there is no reason to keep more.
-_CPU_TEXT_BYTES = 64 * 2**20
+# On a CPU the same memory serves everything else, so speed does not get all of it; what keeping
+# more would bring is a row of `benchmarks/step.py --without`.
+_CPU_TEXT_BYTES = 192 * 2**20
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -113,7 +115,7 @@ class FewShotClassifier(nn.Module):
         if causal and self.paths.cut_prompts:
             self.input_ids = self.input_ids[:, : int(pooled.max()) + 1]
         self._plan = plan_prompts(self.input_ids, pooled, causal=causal, paths=self.paths)
-        self._lower: tuple[Any, Tensor] | None = None
+        self._lower: tuple[Any, LowerStates] | None = None
         self._cached: tuple[Any, Tensor, Tensor] | None = None
 
     @property
@@ -231,29 +233,32 @@ class FewShotClassifier(nn.Module):
         if self._plan.own.device != device:
             self._plan = self._plan.to(device)
         branches = active_branches(self.model, "text")
-        depth = min(branches, default=len(text.layers) - 1)
-        states = self._lower_states(text, depth)
+        last = len(text.layers) - 1
+        first = min(branches, default=last)
+        branched = first < last  # the last layer runs for the pooled tokens only
+        depth = first + branched
         return encode_text(
             text,
             self._plan,
-            states,
+            self._lower_states(text, depth, branched=branched),
             depth,
             branches,
             pool_last=self.paths.pool_last_layer,
             max_tokens=self._chunk_tokens(text, len(text.layers) - depth),
         )
 
-    def _lower_states(self, text: TowerParts, depth: int) -> Tensor:
+    def _lower_states(self, text: TowerParts, depth: int, *, branched: bool) -> LowerStates:
         lower = lower_parameters(text, depth)
         trained = torch.is_grad_enabled() and any(p.requires_grad for p in lower)
         if trained or not self.paths.cache_lower_layers:
             with nullcontext() if trained else torch.no_grad():
-                return lower_text_states(text, self._plan, depth)
+                return lower_text_states(text, self._plan, depth, branched=branched)
         device = self._plan.own.device
-        key = (depth, *_autocast(device), _versions(lower))
+        key = (depth, branched, *_autocast(device), _versions(lower))
         if self._lower is None or self._lower[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                self._lower = (key, lower_text_states(text, self._plan, depth))
+                states = lower_text_states(text, self._plan, depth, branched=branched)
+                self._lower = (key, states)
         return self._lower[1]
 
     def _chunk_tokens(self, text: TowerParts, layers: int) -> int | None:

@@ -9,9 +9,11 @@ Shapes: N prompts, M own tokens of all prompts together, P shared prefix tokens,
 without its prefix, B images, L tokens, D width, H heads, E size of the joint space.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +47,11 @@ class FastPaths:
     Args:
         cut_prompts: Drop the tokens after each prompt's end token (causal hosts).
         share_prefix: Run the tokens all prompts begin with once (causal hosts).
-        cache_lower_layers: Keep what enters the first adapted text layer.
+        cache_lower_layers: Keep all that comes before the branch of the first adapted text layer.
         pool_last_layer: In the last layer run only the pooled token through query, MLP and adapter.
         text_memory_bytes: Bytes the text tower may keep for the backward pass; longer class lists
-            run in chunks that are computed again in the backward pass. None is a quarter of what
-            is free, on a CPU at most 64 MiB.
+            run in chunks, all but one of which are computed again in the backward pass. None is a
+            quarter of what is free, on a CPU at most 192 MiB.
     """
 
     cut_prompts: bool = True
@@ -113,7 +115,9 @@ class PromptPlan:
         )
 
     def chunks(self, max_tokens: int) -> list["PromptPlan"]:
-        """Split into plans of at most about `max_tokens` own tokens, at least one prompt each."""
+        """Split evenly into plans of at most `max_tokens` own tokens, or a single prompt each."""
+        even = math.ceil(len(self.own) / math.ceil(len(self.own) / max_tokens))
+        max_tokens = min(max_tokens, even + self.longest - 1)
         plans, first, ends = [], 0, self.lengths.cumsum(0).tolist()
         while first < len(ends):
             begin = ends[first - 1] if first else 0
@@ -173,8 +177,22 @@ def can_run(tower: TowerParts) -> bool:
     return not checkpoints(tower)
 
 
-def lower_text_states(text: TowerParts, plan: PromptPlan, depth: int) -> Tensor:
-    """Return the hidden states, (P + M, D), that leave the first `depth` layers."""
+class LowerStates(NamedTuple):
+    """What the layers below leave; in a frozen host it stays the same while adapters train.
+
+    Args:
+        hidden: Hidden states (P + M, D) leaving the last of these layers.
+        normed: What that layer's branch reads, (P + M, D), if its sum is still to be added.
+    """
+
+    hidden: Tensor
+    normed: Tensor | None
+
+
+def lower_text_states(
+    text: TowerParts, plan: PromptPlan, depth: int, *, branched: bool
+) -> LowerStates:
+    """Run the first `depth` layers without branches; `branched` if the last of them has one."""
     # One row per prompt only to look up positions; the packed tokens are cut out again.
     shared = len(plan.prefix)
     rows = plan.own.new_zeros(len(plan.lengths), shared + plan.longest)
@@ -182,37 +200,39 @@ def lower_text_states(text: TowerParts, plan: PromptPlan, depth: int) -> Tensor:
     rows[:, shared:][plan.real] = plan.own
     x = embed_text(text, rows)  # (N, P + S, D)
     x = torch.cat([x[0, :shared], x[:, shared:][plan.real]])  # (P + M, D)
+    below = x
     for layer in text.layers[:depth]:  # pyright: ignore[reportGeneralTypeIssues]
-        x = _text_layer(layer, x, plan, None)
-    return x
+        below, x = x, _text_layer(layer, x, plan, None)
+    return LowerStates(x, first_norm(text.layers[depth - 1])(below) if branched else None)
 
 
 def encode_text(
     text: TowerParts,
     plan: PromptPlan,
-    states: Tensor,
+    lower: LowerStates,
     depth: int,
     branches: Mapping[int, Branch],
     *,
     pool_last: bool,
     max_tokens: int | None = None,
 ) -> Tensor:
-    """Return text features (N, E), not normalised, from the states that left `depth` layers.
+    """Return text features (N, E), not normalised, from what `depth` layers left.
 
     Args:
         text: The text tower.
         plan: The prompts.
-        states: Hidden states (P + M, D) leaving layer `depth`.
+        lower: What these layers left.
         depth: Number of layers already run.
         branches: Adapters by layer index, counted from 0.
         pool_last: Run the last layer for the pooled tokens only.
-        max_tokens: Run chunks of about so many own tokens, each computed again in the backward
-            pass; None runs everything at once.
+        max_tokens: Keep so many own tokens for the backward pass; longer lists run in chunks of
+            that size, all but the last of which are computed again. None keeps everything.
     """
-    shared = len(plan.prefix)
+    shared, last = len(plan.prefix), len(text.layers) - 1
 
-    def run(part: PromptPlan, x: Tensor) -> Tensor:
-        last = len(text.layers) - 1
+    def run(part: PromptPlan, x: Tensor, normed: Tensor | None) -> Tensor:
+        if normed is not None:
+            x = _add_branch(branches[depth - 1], normed, x.clone())  # kept for the next step
         for index in range(depth, last + 1):
             pooled_only = pool_last and index == last
             x = _text_layer(text.layers[index], x, part, branches.get(index), pooled_only)
@@ -221,13 +241,20 @@ def encode_text(
         return text.head(text.final_norm(x))
 
     if max_tokens is None or len(plan.own) <= max_tokens:
-        return run(plan, states)
-    features, begin = [], shared
-    for part in plan.chunks(max_tokens):
-        x = torch.cat([states[:shared], states[begin : begin + len(part.own)]])
+        return run(plan, *lower)
+    parts, features, begin = plan.chunks(max_tokens), [], shared
+
+    def rows(states: Tensor, part: PromptPlan) -> Tensor:
+        return torch.cat([states[:shared], states[begin : begin + len(part.own)]])
+
+    for part in parts:
+        states = [None if each is None else rows(each, part) for each in lower]
         begin += len(part.own)
-        features.append(checkpoint(run, part, x, use_reentrant=False))
-    return torch.cat(features)  # pyright: ignore[reportArgumentType]
+        if part is parts[-1]:  # the first whose backward pass runs: it is gone before the others'
+            features.append(run(part, *states))  # pyright: ignore[reportArgumentType]
+        else:
+            features.append(checkpoint(run, part, *states, use_reentrant=False))
+    return torch.cat(features)
 
 
 def encode_image(
@@ -281,9 +308,11 @@ def _finish(
     """Everything in a layer after attention; all tensors hold the same tokens, (..., D)."""
     x = x + linear(parts.out, attended)
     out = x + mlp(parts.widen, parts.activation, parts.narrow, parts.second_norm(x))
-    if branch is None:
-        return out
-    return branch.adapter(normed, tower=branch.tower, pair=branch.pair, onto=out)
+    return out if branch is None else _add_branch(branch, normed, out)
+
+
+def _add_branch(branch: Branch, normed: Tensor, onto: Tensor) -> Tensor:
+    return branch.adapter(normed, tower=branch.tower, pair=branch.pair, onto=onto)
 
 
 def _text_layer(

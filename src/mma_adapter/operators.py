@@ -56,10 +56,11 @@ def _quick_gelu_(x: Tensor) -> Tensor:
 
 @cache
 def _onednn_is_faster() -> bool:
-    """Return whether torch's own float32 products leave half of this processor unused.
+    """Return whether torch's own float32 products leave a part of this processor unused.
 
     torch multiplies through MKL, which does not use AVX-512 on AMD's processors; oneDNN, which
-    comes with torch too, does (`benchmarks/step.py` records both rates).
+    comes with torch too, does. How much that is depends on how wide the processor's units are:
+    from a tenth to a factor of two (`benchmarks/step.py` records both rates).
     """
     cpuinfo = Path("/proc/cpuinfo")
     return (
