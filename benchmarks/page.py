@@ -4,6 +4,7 @@ python benchmarks/page.py
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from machine import RESULTS
@@ -17,16 +18,19 @@ The image tower sets the price of a training step; everything else should vanish
 changing a result. What is skipped is work whose result nobody reads:
 
 1. prompts are cut after their end token: the text tower is causal, so nothing behind it counts;
-2. the states that enter the first adapted text layer are computed once, because all below is frozen;
+2. all that comes before the first branch in the text tower is computed once, because it is frozen: the
+   layers below, and the first adapted layer itself;
 3. the tokens all prompts begin with run once, and every class attends to that one prefix;
 4. in the last layer only the pooled token (CLS, end token) passes through query, MLP and adapter;
 5. a class's tokens are packed, so short names do not pay for long ones;
-6. long class lists run in chunks that are computed again in the backward pass, within a memory budget;
+6. long class lists run in chunks within a memory budget; all but the last are computed again in the
+   backward pass;
 7. few-shot pictures are decoded once; at inference text features are computed once per weight set;
 8. frozen layers of the host take fewer passes over memory: CLIP's activation keeps one wide tensor for
    the backward pass instead of three, residual sums are made in place;
 9. on AMD processors with AVX-512 the host's products run on oneDNN, which comes with torch, because
-   the library torch takes by default uses half of such a processor.
+   the library torch takes by default does not use AVX-512 there. How much that brings depends on the
+   processor: the rates of both libraries are below.
 
 Paths 1 to 6 have a switch each in `FastPaths`, `torch.backends.mkldnn.flags(enabled=False)` is the one
 of the last, and tests hold each path to the plain one's logits and gradients within 1e-5
@@ -35,8 +39,9 @@ is not causal: there the shared prefix and the cut prompts do not apply.
 
 Left out, because they did not pay when tried: `torch.compile` on a CPU (nearly two minutes of compilation
 to save less than it costs in a few-shot run; it works, and is for long runs on a GPU), transparent huge
-pages for tensors, and keeping all of a long class list for the backward pass on a CPU (a fresh page
-costs as much as computing its contents again). A fused GPU kernel for the branch was not tried.
+pages for tensors, and `channels_last` (the image tower has one convolution, without overlap). Keeping all of
+a long class list for the backward pass does pay and is off on CPUs for its memory: `FastPaths(text_memory_bytes=...)`
+decides. A fused GPU kernel for the branch was not tried.
 
 This page is written by `python benchmarks/page.py` from the files in `benchmarks/results/`.
 """
@@ -228,7 +233,7 @@ def startup_section(payload: dict) -> list[str]:
         where(payload),
         f"```console\n$ {payload['command']}\n```",
         "\n".join(table),
-        f"Importing the library takes {payload['import_ratio']:.2f} times `import torch`.",
+        f"Importing from the library takes {payload['import_ratio']:.2f} times `import torch`.",
     ]
 
 
@@ -246,34 +251,37 @@ def demo_training_section(payload: dict) -> list[str]:
 
 
 def growth_plot(payload: dict, path: Path) -> None:
-    """Draw step time and memory against the number of classes."""
+    """Draw step time and memory over the number of classes, and over the batch."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    batch = min(row["batch"] for row in payload["rows"])
-    rows = [
-        r for r in payload["rows"] if r["batch"] == batch and r["dtype"] == "fp32" and r["paths"]
-    ]
-    rows.sort(key=lambda r: r["classes"])
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name in ("conventional", "lora", "ours", "floor"):
-        points = [(r["classes"], r["paths"][name]["seconds"]) for r in rows if name in r["paths"]]
-        axes[0].plot(*zip(*points, strict=True), marker="o", label=name)
-        peaks = [
-            (r["classes"], r["peak_bytes"][name] / 2**30)
-            for r in rows
-            if (r.get("peak_bytes") or {}).get(name)
-        ]
-        if peaks:
-            axes[1].plot(*zip(*peaks, strict=True), marker="o", label=name)
-    for axis, label in zip(axes, ("seconds per step", "peak memory, GiB"), strict=True):
-        axis.set(xlabel="classes", ylabel=label, xscale="log", yscale="log")
-        axis.grid(alpha=0.3, which="both")
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
-    figure.savefig(path)
+    rows = [r for r in payload["rows"] if r["dtype"] == "fp32" and r["paths"]]
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained")
+    for (left, right), key, other in zip(
+        axes, ("classes", "batch"), ("batch", "classes"), strict=True
+    ):
+        fixed = Counter(r[other] for r in rows).most_common(1)[0][0]
+        line = sorted((r for r in rows if r[other] == fixed), key=lambda r: r[key])
+        for name in ("conventional", "lora", "ours", "floor"):
+            seconds = [(r["paths"].get(name) or {}).get("seconds") for r in line]
+            peaks = [(r.get("peak_bytes") or {}).get(name) for r in line]
+            for axis, values in ((left, seconds), (right, [p and p / 2**30 for p in peaks])):
+                points = [(r[key], y) for r, y in zip(line, values, strict=True) if y]
+                if points:
+                    axis.plot(*zip(*points, strict=True), marker="o", label=name)
+        where = f"{key} ({other} {fixed})" if key == "classes" else f"{key} ({fixed} {other})"
+        for axis, label in ((left, "seconds per step"), (right, "peak memory, GiB")):
+            axis.set(xlabel=where, ylabel=label, xscale="log", yscale="log")
+            ticks = [r[key] for r in line]
+            axis.set_xticks(ticks, ticks, minor=False)
+            axis.minorticks_off()
+            axis.grid(alpha=0.3, which="both")
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].legend(frameon=False)
+    plt.rcParams["svg.hashsalt"] = "growth"  # the same figures give the same file
+    figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 

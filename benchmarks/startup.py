@@ -16,6 +16,11 @@ COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import torch": [sys.executable, "-c", "import torch"],
     "import mma_adapter": [sys.executable, "-c", "import mma_adapter"],
+    "from mma_adapter import inject_mma": [
+        sys.executable,
+        "-c",
+        "from mma_adapter import inject_mma",
+    ],
     "mma-adapter --help": [str(Path(sys.executable).parent / "mma-adapter"), "--help"],
 }
 
@@ -30,7 +35,8 @@ def main() -> None:
         **describe_machine("cpu"),
         "command": "python benchmarks/startup.py",
         "commands": seconds,
-        "import_ratio": seconds["import mma_adapter"]["seconds"]
+        # Names are imported when they are first asked for: this is what a user waits for.
+        "import_ratio": seconds["from mma_adapter import inject_mma"]["seconds"]
         / seconds["import torch"]["seconds"],
     }
     print(write("startup", payload).read_text())

@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mma_adapter.bench.comparison import paired_difference
 from mma_adapter.bench.paper import method_name
 from mma_adapter.bench.recipes import RECIPES
 from mma_adapter.bench.results import PROTOCOLS, Result, read_results
 from mma_adapter.bench.summary import Score, datasets_of, group
-from mma_adapter.bench.tables import TITLES
+from mma_adapter.bench.tables import TITLES, ablation_lines
 from mma_adapter.data import DATASETS, DEFAULT_TEMPLATE, DatasetSpec
 
 DOCS = Path(__file__).parent
@@ -175,6 +176,24 @@ def bench_table() -> str:
     return table(heads, ([method_name(method), *row] for method, row in cells.items()))
 
 
+def ablation_table() -> str:
+    """For each ablated setting, the best value and how far it is ahead of the default."""
+    chosen = [r for r in bench_records() if r.protocol == "ablation"]
+    names, rows = datasets_of(chosen), []
+    for setting, lines in ablation_lines(group(chosen, lambda r: r.role)).items():
+        default = next(line for line in lines if not line.variant)
+        best = max(lines, key=lambda line: line.score(names, "base", "novel").mean or 0.0)
+        gap = paired_difference(best, default, names, "base", "novel")
+        if best is default or gap is None:
+            ahead, verdict = "–", "the default is best"
+        else:
+            ahead = f"{gap.mean:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+            verdict = "not told apart" if gap.low <= 0 <= gap.high else "better than the default"
+        values = (default.value_of(setting), best.value_of(setting))
+        rows.append([code(setting), *(v.replace(",", " and ") for v in values), ahead, verdict])
+    return table(("setting", "default", "best", "ahead by, points", "verdict"), rows)
+
+
 def bench_setting() -> str:
     """Where the embedded bench ran, and how long each protocol took."""
     records = bench_records()
@@ -201,6 +220,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "demo": demo_table,
     "bench": bench_table,
     "bench_setting": bench_setting,
+    "ablation": ablation_table,
 }
 
 

@@ -393,19 +393,38 @@ def test_bench_records_once_and_table_and_plot_read_the_records(photos, tmp_path
     assert first.exit_code == 0, first.stderr
     assert first.stdout == ""
     assert "2 runs made, 0 were recorded before" in first.stderr
+    assert "of 4 classes (anchor, bell, book, umbrella); prompt 'a photo of a {}.'" in first.stderr
     records = (tmp_path / "runs" / "results.jsonl").read_text()
     assert len(records.splitlines()) == 4  # base and novel of two seeds
     again = run(*args)
     assert "0 runs made, 2 were recorded before" in again.stderr
     assert (tmp_path / "runs" / "results.jsonl").read_text() == records
+    other = run(*args[:-1], tmp_path / "others", "--transform", "processor")
+    assert other.exit_code == 0, other.stderr
+    assert '"transform": "processor"' in (tmp_path / "others" / "results.jsonl").read_text()
+    assert run(*args, "--transform", "none").exit_code == 2
 
     table = run("table", tmp_path / "runs")
     assert "| Base | Novel | HM |" in table.stdout
     rows = list(csv.reader(io.StringIO(run("table", tmp_path / "runs", "--format", "csv").stdout)))
     assert f"folder:{photos}" in {cell for row in rows for cell in row}
+    unknown = run("table", tmp_path / "runs", "--against", "mma")
+    assert unknown.exit_code == 1
+    assert "baseline='mma'" in unknown.stderr
     page = Path(run("plot", tmp_path / "runs").stdout.strip())
     assert page == tmp_path / "runs" / "report" / "index.html"
     assert page.is_file()
+
+
+def test_the_demo_bench_runs_the_methods_it_is_told_to(tmp_path):
+    args = ("bench", "domain-generalization", "--demo", "--seeds", "1", "-o", tmp_path)
+    done = run(*args, "--methods", "zero_shot")
+    assert "1 runs made" in done.stderr
+    records = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert {json.loads(record)["method"] for record in records} == {"zero_shot"}
+    unknown = run(*args, "--methods", "zero_shoot")
+    assert unknown.exit_code == 1
+    assert "'zero_shoot'" in unknown.stderr
 
 
 def test_bench_takes_settings_and_refuses_unknown_ones(photos, tmp_path):

@@ -19,13 +19,14 @@ ANY = None  # extras may be used freely
 LAYERS: list[tuple[set[str], set[str] | None]] = [
     ({"errors"}, set()),
     ({"config", "peft_hook"}, set()),
+    ({"operators"}, {"torch"}),
     ({"adapter", "backbones", "hub"}, HUB),
     ({"injection", "official", "card"}, HUB),
     ({"storage"}, HUB),
     ({"loading"}, HUB),
     ({"peft_bridge"}, {"torch", "peft"}),
     # Above this line is the core: it works with the plain installation, without any extra.
-    ({"prompts", "operators"}, {"torch"}),
+    ({"prompts"}, {"torch"}),
     ({"encoding"}, {"torch"}),
     ({"classifier"}, {"torch", "transformers"}),
     ({"baking"}, {"torch"}),

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from .config import MMAConfig, Tower
+from .operators import AddScaledLinear, can_add_in_place
 
 
 class ScaleForward(torch.autograd.Function):
@@ -46,35 +46,6 @@ class ScaleGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore
         return grad * ctx.factor, None
-
-
-class AddScaledLinear(torch.autograd.Function):
-    """`onto += factor * linear(x)` in one pass over memory; gradients as if `factor` were 1."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, onto: Tensor, x: Tensor, weight: Tensor, bias: Tensor, factor: float
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.mark_dirty(onto)
-        # The bias rides along as the weight of an input that is always 1.
-        inputs = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1).flatten(0, -2)
-        weights = torch.cat([weight, bias[:, None]], dim=1).t()
-        onto.view(-1, len(weight)).addmm_(inputs, weights, alpha=factor)
-        return onto
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        x, weight = ctx.saved_tensors
-        rows, (_, to_x, to_weight, to_bias, _) = grad.flatten(0, -2), ctx.needs_input_grad
-        return (
-            grad,
-            grad @ weight if to_x else None,
-            rows.t() @ x.flatten(0, -2) if to_weight else None,
-            rows.sum(0) if to_bias else None,
-            None,
-        )
 
 
 class MultiModalAdapter(nn.Module):
@@ -166,7 +137,7 @@ class MultiModalAdapter(nn.Module):
         x = down(x).relu()  # (B, L, R)
         if shared is not None:
             x = getattr(self, shared)[key](x).relu()  # (B, L, R)
-        if onto is not None and _is_plain_sum(onto, x, up):
+        if onto is not None and can_add_in_place(onto, x, up):
             return AddScaledLinear.apply(onto, x, up.weight, up.bias, scale)
         # Float32 again because autocast may have left half precision behind.
         x = up(x).to(down.weight.dtype)  # (B, L, D)
@@ -210,20 +181,6 @@ class MultiModalAdapter(nn.Module):
     def extra_repr(self) -> str:
         c = self.config
         return f"layers {c.start_layer}-{c.end_layer}, R={c.bottleneck_dim}, scale={c.scale}"
-
-
-def _is_plain_sum(onto: Tensor, x: Tensor, up: nn.Linear) -> bool:
-    """Return whether nothing but arithmetic would be left out if `up` itself were not called."""
-    return (
-        type(up) is nn.Linear
-        and not up._forward_hooks
-        and not up._forward_pre_hooks
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled(onto.device.type)
-        and type(onto) is type(x) is Tensor
-        and onto.dtype == x.dtype == up.weight.dtype
-        and onto.is_contiguous()
-    )
 
 
 @contextlib.contextmanager

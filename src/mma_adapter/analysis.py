@@ -212,7 +212,7 @@ def analyze(
     }
     start, reason = suggest_start_layer(towers)
     return LayerAnalysis(
-        host=getattr(model, "name_or_path", "") or type(model).__name__,
+        host=_name(model),
         datasets=tuple(dataset.name for dataset in datasets),
         num_classes=tuple(dataset.num_classes for dataset in datasets),
         shots=shots,
@@ -250,6 +250,12 @@ def suggest_start_layer(towers: Mapping[Tower, Sequence[LayerScores]]) -> tuple[
         f"{min(curve):.1f} % to {max(curve):.1f} %; from layer {start} of {depth} on it stays at "
         f"or above the middle, {half:.1f} %."
     )
+
+
+def _name(model: nn.Module) -> str:
+    """Name on the Hub, or of the model's folder alone: where that lies is nobody else's concern."""
+    name: str = getattr(model, "name_or_path", "") or type(model).__name__
+    return Path(name).name if Path(name).is_dir() else name
 
 
 def _check(backbone: Backbone, datasets: Sequence[Dataset], templates: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .bench.encoder import DualEncoder
     from .bench.protocols import Run
     from .bench.sweep import Progress, SweepReport
+    from .data import Dataset
 
 Runs = Annotated[Path, typer.Argument(help="Results file, or folder with .jsonl files.")]
 Root = Annotated[Path, typer.Argument(help="Folder with one folder per published data set.")]
@@ -33,7 +34,10 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="Folder with one folder per published data set.")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Names of methods.")] = "zero_shot mma",
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Names of methods; 'zero_shot mma' by default, all with --demo."),
+    ] = None,
     datasets: Annotated[
         str | None,
         typer.Option(help="Data sets by name, folder:PATH or hf:REPO."),
@@ -43,6 +47,10 @@ def bench(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
+    transform: Annotated[
+        str,
+        typer.Option(help="Test pictures: the papers' reference, or the model's own processor."),
+    ] = "reference",
     own_split: Annotated[
         bool,
         typer.Option("--own-split", help="Divide pictures here if a split file is missing."),
@@ -59,7 +67,11 @@ def bench(
         raise typer.BadParameter(
             f"{protocol!r}; pass one of {', '.join(PROTOCOLS)} or all", param_hint="PROTOCOL"
         )
-    if demo and (model or data or datasets or changes):
+    if transform not in ("reference", "processor"):
+        raise typer.BadParameter(
+            f"{transform!r}; pass reference or processor", param_hint="--transform"
+        )
+    if demo and (model or data or datasets or changes or transform != "reference"):
         raise typer.BadParameter("--demo has its own model, data and settings; leave them out")
     quiet_libraries()
     console = stderr()
@@ -69,9 +81,15 @@ def bench(
         console.print(describe_progress(progress), markup=False, soft_wrap=True)
 
     if demo:
-        from .bench.demo_sets import run_demo_bench
+        from .bench.demo_sets import METHODS, run_demo_bench
 
-        report = run_demo_bench(output, parse_seeds(seeds), tell, protocols=protocols)
+        report = run_demo_bench(
+            output,
+            parse_seeds(seeds),
+            tell,
+            protocols=protocols,
+            methods=parse_names(methods) or METHODS,
+        )
     else:
         from .bench.execution import root_loader
         from .bench.sweep import run_sweep
@@ -79,20 +97,35 @@ def bench(
         if model is None:
             raise typer.BadParameter("pass --model, or --demo", param_hint="--model")
         settings = parse_changes(changes or [])
-        names = parse_names(datasets)
+        names, chosen = parse_names(datasets), parse_names(methods) or ["zero_shot", "mma"]
         planned = [
             run
             for one in protocols
-            for run in plan(one, parse_names(methods), parse_seeds(seeds), names, settings)
+            for run in plan(one, chosen, parse_seeds(seeds), names, settings)
         ]
+        load = root_loader(data, own_split=own_split)
+        for name in names:
+            if ":" in name:  # the user's own pictures, whose class names and prompt are a guess
+                dataset = load(name, shots=-1, seed=1, classes="all")
+                console.print(describe_own(dataset), markup=False, soft_wrap=True)
         report = run_sweep(
             planned,
-            load_encoder(model, output),
-            root_loader(data, own_split=own_split),
+            load_encoder(model, output, transform),
+            load,
             output / "results.jsonl",
             progress=tell,
         )
     finish(report, output, protocol)
+
+
+def describe_own(dataset: Dataset) -> str:
+    """Return one line about the user's own pictures: classes and prompt."""
+    names = ", ".join(dataset.classnames[:8]) + (", ..." if dataset.num_classes > 8 else "")
+    return (
+        f"{dataset.name}: {len(dataset.train)} training and {len(dataset.test)} test pictures of "
+        f"{dataset.num_classes} classes ({names}); prompt {dataset.template!r}, "
+        "--set template=... for another"
+    )
 
 
 def describe_progress(progress: Progress) -> str:
@@ -176,7 +209,7 @@ def plan(
     return protocols.base_to_novel(whole, *chosen)
 
 
-def load_encoder(model: str, cache: Path) -> DualEncoder:
+def load_encoder(model: str, cache: Path, transform: Any) -> DualEncoder:
     """Load a host for the bench; features of the untouched tower are kept beside the records."""
     from .bench.encoder import DualEncoder
     from .bench.features import FeatureStore
@@ -188,6 +221,7 @@ def load_encoder(model: str, cache: Path) -> DualEncoder:
         host.tokenizer,
         host.processor,
         name="tiny-icon-clip" if model == "demo" else model,
+        transform=transform,
         store=FeatureStore(cache / "features"),
     )
 
@@ -196,20 +230,34 @@ def table(
     runs: Runs,
     protocol: Annotated[str, typer.Option(help="Protocol of the table.")] = "base-to-novel",
     paper: Annotated[bool, typer.Option("--paper", help="Put the published rows beside.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METHOD",
+            help="Print paired differences to this method, with 95 % bootstrap intervals.",
+        ),
+    ] = None,
     format: Annotated[str, typer.Option(help="markdown, latex, csv or html.")] = "markdown",
     logs: Annotated[
         bool, typer.Option("--logs", help="The folder holds logs of the authors' code.")
     ] = False,
 ) -> None:
     """Print a table in the paper's layout."""
+    from .bench.comparison import differences_table
     from .bench.tables import results_table
 
+    if paper and against:
+        raise typer.BadParameter("published rows have no seeds to pair; leave --paper out")
     if format not in ("markdown", "latex", "csv", "html"):
         raise typer.BadParameter(
             f"{format!r}; pass markdown, latex, csv or html", param_hint="--format"
         )
-    results = read_records(runs, logs=logs)
-    typer.echo(results_table(results, protocol, paper=paper, format=format))  # pyright: ignore
+    results: Any = read_records(runs, logs=logs)
+    chosen: Any = {"protocol": protocol, "format": format}
+    if against:
+        typer.echo(differences_table(results, **chosen, baseline=against))
+    else:
+        typer.echo(results_table(results, **chosen, paper=paper))
 
 
 def read_records(runs: Path, *, logs: bool) -> list[Any]:
@@ -331,7 +379,13 @@ def add_commands(app: typer.Typer, examples: Any) -> None:
                 "--methods zero_shot mma --datasets oxford_pets dtd -o runs",
             ),
         ),
-        (table, ("mma-adapter table runs --protocol base-to-novel --paper",)),
+        (
+            table,
+            (
+                "mma-adapter table runs --protocol base-to-novel --paper",
+                "mma-adapter table runs --protocol base-to-novel --against zero_shot",
+            ),
+        ),
         (plot, ("mma-adapter plot runs -o report",)),
         (
             analyze,

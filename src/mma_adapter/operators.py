@@ -1,4 +1,4 @@
-"""A frozen layer's own operations with fewer passes over memory, and on faster products.
+"""Operations of a layer and its branch with fewer passes over memory, and on faster products.
 
 They give the modules' results to float precision. A module that is not plainly what it seems to be
 (wrapped by PEFT, quantised, hooked, trainable, under autocast or a compiler) is simply called.
@@ -120,3 +120,44 @@ def mlp(widen: nn.Module, activation: nn.Module, narrow: nn.Module, x: Tensor) -
     else:
         wide = _quick_gelu_(wide)  # nobody else has seen it
     return linear(narrow, wide)
+
+
+class AddScaledLinear(torch.autograd.Function):
+    """`onto += factor * linear(x)` in one pass over memory; gradients as if `factor` were 1."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, onto: Tensor, x: Tensor, weight: Tensor, bias: Tensor, factor: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.mark_dirty(onto)
+        # The bias rides along as the weight of an input that is always 1.
+        inputs = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], dim=-1).flatten(0, -2)
+        weights = torch.cat([weight, bias[:, None]], dim=1).t()
+        onto.view(-1, len(weight)).addmm_(inputs, weights, alpha=factor)
+        return onto
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        x, weight = ctx.saved_tensors
+        rows, (_, to_x, to_weight, to_bias, _) = grad.flatten(0, -2), ctx.needs_input_grad
+        return (
+            grad,
+            grad @ weight if to_x else None,
+            rows.t() @ x.flatten(0, -2) if to_weight else None,
+            rows.sum(0) if to_bias else None,
+            None,
+        )
+
+
+def can_add_in_place(onto: Tensor, x: Tensor, module: nn.Module) -> bool:
+    """Return whether `AddScaledLinear` may stand for calling `module`: it is only arithmetic."""
+    return (
+        type(module) is nn.Linear
+        and _is_plain(module)
+        and not torch.is_autocast_enabled(onto.device.type)
+        and type(onto) is type(x) is Tensor
+        and onto.dtype == x.dtype == module.weight.dtype
+        and onto.is_contiguous()
+    )

@@ -108,7 +108,7 @@ def train_module(
             Pictures(samples, transform, config.seed),
             _make_optimizer(parameters, config),
             config.schedule,
-            bf16=_use_bf16(config.precision, args.device),
+            bf16=use_bf16(config.precision, args.device),
             compile_module=config.compile,
             run=run,
             callbacks=[ProgressBar()] if callbacks is None else list(callbacks),
@@ -167,7 +167,8 @@ def _make_optimizer(parameters: list[nn.Parameter], config: TrainConfig) -> torc
     )
 
 
-def _use_bf16(precision: Precision, device: torch.device) -> bool:
+def use_bf16(precision: Precision, device: torch.device) -> bool:
+    """Return whether a training on `device` runs under bfloat16 autocast."""
     if precision != "auto":
         return precision == "bf16"
     # Older devices emulate it, which is slower than float32.

@@ -7,6 +7,7 @@ import torch
 
 from mma_adapter.bench.encoder import DualEncoder
 from mma_adapter.bench.features import FeatureStore
+from mma_adapter.data import Sample
 from mma_adapter.injection import inject_mma
 
 from .tiny import colour_loader, tiny_encoder
@@ -81,6 +82,18 @@ def test_whatever_features_depend_on_is_part_of_the_key(tmp_path: Path, change: 
         )
     encoder.frozen_features(pictures)
     assert store.computed == 2
+
+
+def test_a_replaced_picture_is_noticed(tmp_path: Path) -> None:
+    from PIL import Image
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40), "red").save(path)
+    first = encoders(tmp_path / "kept")[0].frozen_features([Sample(path, 0, "a")])
+    Image.new("RGB", (40, 40), "blue").save(path)
+    encoder, store = encoders(tmp_path / "kept")
+    assert not torch.equal(encoder.frozen_features([Sample(path, 0, "a")]), first)
+    assert store.computed == 1
 
 
 def test_a_damaged_file_is_computed_anew(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ are drawn from the train part.
 """
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
@@ -92,9 +92,13 @@ def demo_encoder(cache_dir: Path | str | None = None) -> DualEncoder:
     return DualEncoder(model, tokenizer, processor, TEMPLATE, name="tiny-icon-clip", store=store)
 
 
-def demo_runs(seeds: Iterable[int] = SEEDS, protocols: Iterable[Protocol] = PROTOCOLS) -> list[Run]:
-    """List the runs of the demo's bench, one protocol after the other."""
-    plan = Plan(methods=METHODS, seeds=tuple(seeds), family="icons")
+def demo_runs(
+    seeds: Iterable[int] = SEEDS,
+    protocols: Iterable[Protocol] = PROTOCOLS,
+    methods: Sequence[str] = METHODS,
+) -> list[Run]:
+    """List the runs of the demo's bench, one protocol after the other; the ablation is of MMA."""
+    plan = Plan(methods=methods, seeds=tuple(seeds), family="icons")
     only_mma = Plan(methods=("mma",), seeds=tuple(seeds), family="icons")
     planners: dict[Protocol, Callable[[], list[Run]]] = {
         "base-to-novel": lambda: base_to_novel(plan, [GENERAL, *topical_sets()]),
@@ -117,6 +121,7 @@ def run_demo_bench(
     progress: Callable[[Progress], None] | None = None,
     *,
     protocols: Iterable[Protocol] = PROTOCOLS,
+    methods: Sequence[str] = METHODS,
 ) -> SweepReport:
     """Run all protocols on the demo's sets; what is recorded already is not run again.
 
@@ -125,10 +130,11 @@ def run_demo_bench(
         seeds: One run each.
         progress: Told before and after every run.
         protocols: Only these.
+        methods: Only these, in the protocols that compare methods.
     """
     folder = Path(output_dir)
     return run_sweep(
-        demo_runs(seeds, protocols),
+        demo_runs(seeds, protocols, methods),
         demo_encoder(),
         demo_loader(),
         folder / "results.jsonl",

@@ -120,9 +120,8 @@ class DualEncoder:
         """
         untouched = self.origin or self
         key = [untouched.fingerprint, str(self.device.type), repr(self.test_transform), self.tag]
-        names = [sample.path.as_posix() for sample in samples]
         return self.store.get(
-            [*map(str, key), *names],
+            [*map(str, key), *map(_identity, samples)],
             lambda: torch.cat(
                 [untouched.encode(p).cpu() for p in untouched.pixel_batches(samples)]
             ),
@@ -133,3 +132,12 @@ class DualEncoder:
         """Return unit image features (B, E), float32, of this encoder's model."""
         features = as_features(self.model.get_image_features(pixel_values=pixel_values))  # pyright: ignore
         return F.normalize(features.float(), dim=-1)
+
+
+def _identity(sample: Sample) -> str:
+    """Name of a picture, with size and time of its file, which may be replaced by another one."""
+    name = sample.path.as_posix()
+    if sample.image is not None or not sample.path.is_file():
+        return name
+    stat = sample.path.stat()
+    return f"{name} {stat.st_size} {stat.st_mtime_ns}"

@@ -1,8 +1,8 @@
 """Image features that do not change are computed once, in memory and, on request, on disk.
 
 The key of a set of features is a hash over everything they depend on: the host's weights, the
-transform, the data set and the list of pictures. The file holds nothing else, so that any process
-may write it and the last one wins.
+transform, the data set and the list of pictures with sizes and times of their files. The file holds
+nothing else, so that any process may write it and the last one wins.
 
 Shapes: B pictures, E size of the joint space.
 """

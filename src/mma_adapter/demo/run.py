@@ -202,9 +202,9 @@ class DemoResult:
                 for run, row in zip(self.runs, rows, strict=True)
             ],
             "mean": {key: statistics.mean(values) for key, values in columns.items()},
-            # The sample's standard deviation, as tables give it; of one run there is none.
+            # As in the bench's tables: dividing by the number of runs; of one there is none.
             "std": {
-                key: statistics.stdev(values) if len(values) > 1 else None
+                key: statistics.pstdev(values) if len(values) > 1 else None
                 for key, values in columns.items()
             },
             "seconds": round(self.seconds, 1),

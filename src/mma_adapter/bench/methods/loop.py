@@ -11,6 +11,7 @@ from torch import nn
 from ...data import Sample, TrainTransform
 from ...errors import ConfigError
 from ...pictures import keep_decoded
+from ...runs import use_bf16
 from ...train_config import OptimizerName, Precision, TrainConfig
 from ...training import train_module
 
@@ -72,10 +73,7 @@ class LoopConfig:
 
     def resolved_precision(self, device: torch.device) -> Literal["fp32", "bf16"]:
         """The number format of a training on `device`, for records."""
-        if self.precision == "auto":
-            cuda = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-            return "bf16" if cuda else "fp32"
-        return self.precision
+        return "bf16" if use_bf16(self.precision, device) else "fp32"
 
 
 def train(
