@@ -148,6 +148,27 @@ def demo_table() -> str:
     )
 
 
+def speed_table() -> str:
+    """Seconds and memory of a training step against the conventional path, by classes."""
+    data = json.loads((RESULTS / "step_cpu.json").read_text())
+    chosen = [r for r in data["rows"] if (r["dtype"], r["batch"]) == ("fp32", 16)]
+    rows = []
+    for row in sorted(chosen, key=lambda r: r["classes"]):
+        (slow, fast) = (row["paths"][name]["seconds"] for name in ("conventional", "ours"))
+        large, small = (row["peak_bytes"][name] for name in ("conventional", "ours"))
+        rows.append(
+            [
+                *(str(row["classes"]), f"{slow:.1f} s", f"{fast:.1f} s", f"{slow / fast:.1f}"),
+                *(f"{large / 2**30:.1f} GiB", f"{small / 2**30:.1f} GiB"),
+            ]
+        )
+    heads = ("classes", "conventional step", "ours", "times faster", "its memory", "ours")
+    return (
+        table(heads, rows) + f"\n\nViT-B/16 sizes, batch 16, float32, {data['threads']} threads of "
+        f"{data['device']}; the same loss and gradients. From `benchmarks/results/step_cpu.json`."
+    )
+
+
 @cache
 def bench_records() -> list[Result]:
     """Read the records of the embedded bench."""
@@ -218,6 +239,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "recipes": recipes_table,
     "commands": commands_table,
     "demo": demo_table,
+    "speed": speed_table,
     "bench": bench_table,
     "bench_setting": bench_setting,
     "ablation": ablation_table,

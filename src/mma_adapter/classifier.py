@@ -47,7 +47,7 @@ _SAVED_WIDTHS = 17
 
 # On a CPU the same memory serves everything else, so speed does not get all of it; what keeping
 # more would bring is a row of `benchmarks/step.py --without`.
-_CPU_TEXT_BYTES = 192 * 2**20
+_CPU_TEXT_BYTES = 128 * 2**20
 
 Function = TypeVar("Function", bound=Callable)
 

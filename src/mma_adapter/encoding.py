@@ -51,7 +51,7 @@ class FastPaths:
         pool_last_layer: In the last layer run only the pooled token through query, MLP and adapter.
         text_memory_bytes: Bytes the text tower may keep for the backward pass; longer class lists
             run in chunks, all but one of which are computed again in the backward pass. None is a
-            quarter of what is free, on a CPU at most 192 MiB.
+            quarter of what is free, on a CPU at most 128 MiB.
     """
 
     cut_prompts: bool = True
