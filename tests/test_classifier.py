@@ -57,6 +57,34 @@ def test_every_gradient_equals_the_plain_path(parts, pixels):
         torch.testing.assert_close(found[0], other, atol=1e-6, rtol=1e-5)
 
 
+def test_only_tokens_that_matter_pass_through_the_layers(parts, pixels):
+    """Tokens through each text layer's MLP, in the first step and in every later one."""
+    model, tokenizer = parts  # adapters from layer 5 on
+    classifier = FewShotClassifier(model, tokenizer, NAMES)
+    layers, tokens = model.text_model.encoder.layers, [0] * 12
+
+    def count(index, args):
+        tokens[index] += args[0].shape[:-1].numel()
+
+    for index, layer in enumerate(layers):
+        layer.mlp.fc1.register_forward_pre_hook(lambda _, args, i=index: count(i, args))
+    ids = [tokenizer(f"a photo of a {n.replace('_', ' ')}.")["input_ids"] for n in NAMES]
+    shared = next(i for i in range(24) if len({row[i] for row in ids}) > 1)
+    distinct = shared + sum(len(row) - shared for row in ids)
+    for below in (
+        distinct,
+        0,
+    ):  # what is frozen runs once: four layers, and the fifth but for its branch
+        classifier(pixels, torch.tensor([0, 1, 2])).loss.backward()
+        assert tokens == [below] * 5 + [distinct] * 6 + [len(NAMES)]
+        tokens[:] = [0] * 12
+        torch.optim.SGD(model.mma.parameters(), lr=0.1).step()
+    with torch.no_grad():
+        layers[4].mlp.fc2.weight.add_(0.01)  # the first adapted layer is part of what was kept
+    classifier(pixels)
+    assert tokens == [distinct] * 11 + [len(NAMES)]
+
+
 def test_templates_are_averaged_as_unit_features(parts):
     model, tokenizer = parts
     templates = ["a photo of a {}.", "an icon of a {}.", "{}"]
