@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check style docs notebooks clean
+.PHONY: demo test check lint style docs notebooks clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,12 +31,14 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto
 test: $(VENV)/.test ## Run the tests
 	$(PYTEST)
 
-check: $(VENV)/.dev ## Everything CI runs: format, lint, types, tests, notebooks, docs
+check: lint ## Everything a change must pass: format, lint, types, tests, notebooks, docs
+	$(PYTEST) --cov=mma_adapter --cov-report=term
+	$(MAKE) notebooks docs
+
+lint: $(VENV)/.dev ## Format, lint and types, without changing anything
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(PYTEST) --cov=mma_adapter --cov-report=term
-	$(MAKE) notebooks docs
 
 notebooks: $(VENV)/.dev ## Run the notebooks from top to bottom
 	mkdir -p $(VENV)/notebooks
