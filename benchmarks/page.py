@@ -10,7 +10,12 @@ from pathlib import Path
 from machine import RESULTS
 
 DOCS = Path(__file__).parent.parent / "docs"
-PATHS = ("conventional", "ours", "lora", "floor")
+LABELS = {
+    "conventional": "conventional",
+    "ours": "ours",
+    "lora": "LoRA",
+    "floor": "image tower alone",
+}
 INTRO = """\
 # Speed
 
@@ -38,10 +43,10 @@ of the last, and tests hold each path to the plain one's logits and gradients wi
 is not causal: there the shared prefix and the cut prompts do not apply.
 
 Left out, because they did not pay when tried: `torch.compile` on a CPU (nearly two minutes of compilation
-to save less than it costs in a few-shot run; it works, and is for long runs on a GPU), transparent huge
-pages for tensors, and `channels_last` (the image tower has one convolution, without overlap). Keeping all of
-a long class list for the backward pass does pay and is off on CPUs for its memory: `FastPaths(text_memory_bytes=...)`
-decides. A fused GPU kernel for the branch was not tried.
+to save less than it costs in a few-shot run; it works, and is for long runs on a GPU), and transparent huge
+pages for tensors. Not tried: `channels_last` (the image tower's one convolution is less than 1 % of its operations)
+and, without a GPU at hand, a fused kernel for the branch. Keeping all of a long class list for the backward pass
+pays, and is off on CPUs for its memory; `FastPaths(text_memory_bytes=...)` decides.
 
 This page is written by `python benchmarks/page.py` from the files in `benchmarks/results/`.
 """
@@ -79,7 +84,7 @@ def commands(rows: list[dict]) -> str:
 
 
 def step_section(payload: dict, title: str) -> list[str]:
-    rows = sorted(payload["rows"], key=lambda r: (r["dtype"], r["batch"], r["classes"]))
+    rows = sorted(payload["rows"], key=lambda r: (r["dtype"] != "fp32", r["batch"], r["classes"]))
     equality = payload["equality"]
     lines = [
         f"## {title}",
@@ -188,7 +193,7 @@ def memory_table(rows: list[dict]) -> str:
     ]
     for row in rows:
         m = row["peak_bytes"]
-        cells = [gib(m[k]) if k in m else "–" for k in PATHS]
+        cells = [gib(m[k]) if k in m else "–" for k in LABELS]
         lines.append(setting_cells(row) + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -264,18 +269,21 @@ def growth_plot(payload: dict, path: Path) -> None:
     ):
         fixed = Counter(r[other] for r in rows).most_common(1)[0][0]
         line = sorted((r for r in rows if r[other] == fixed), key=lambda r: r[key])
-        for name in ("conventional", "lora", "ours", "floor"):
+        for name, label in LABELS.items():
             seconds = [(r["paths"].get(name) or {}).get("seconds") for r in line]
             peaks = [(r.get("peak_bytes") or {}).get(name) for r in line]
             for axis, values in ((left, seconds), (right, [p and p / 2**30 for p in peaks])):
                 points = [(r[key], y) for r, y in zip(line, values, strict=True) if y]
                 if points:
-                    axis.plot(*zip(*points, strict=True), marker="o", label=name)
+                    axis.plot(*zip(*points, strict=True), marker="o", label=label)
         where = f"{key} ({other} {fixed})" if key == "classes" else f"{key} ({fixed} {other})"
         for axis, label in ((left, "seconds per step"), (right, "peak memory, GiB")):
             axis.set(xlabel=where, ylabel=label, xscale="log", yscale="log")
             ticks = [r[key] for r in line]
             axis.set_xticks(ticks, ticks, minor=False)
+            low, high = axis.get_ylim()
+            ticks = [y for y in (1, 2, 3, 5, 10, 20, 50, 100, 200) if low < y < high]
+            axis.set_yticks(ticks, ticks, minor=False)
             axis.minorticks_off()
             axis.grid(alpha=0.3, which="both")
             axis.spines[["top", "right"]].set_visible(False)
