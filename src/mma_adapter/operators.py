@@ -59,8 +59,8 @@ def _onednn_is_faster() -> bool:
     """Return whether torch's own float32 products leave a part of this processor unused.
 
     torch multiplies through MKL, which does not use AVX-512 on AMD's processors; oneDNN, which
-    comes with torch too, does. How much that is depends on how wide the processor's units are:
-    from a tenth to a factor of two (`benchmarks/step.py` records both rates).
+    comes with torch too, does. How much that is depends on how wide the processor's units are;
+    `benchmarks/step.py` records both rates.
     """
     cpuinfo = Path("/proc/cpuinfo")
     return (
