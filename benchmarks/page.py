@@ -42,9 +42,8 @@ of the last, and tests hold each path to the plain one's logits and gradients wi
 (`tests/test_encoding.py`, `tests/test_classifier.py`, `tests/test_operators.py`). SigLIP's text tower
 is not causal: there the shared prefix and the cut prompts do not apply.
 
-Left out, because they did not pay when tried: `torch.compile` on a CPU (nearly two minutes of compilation
-to save less than it costs in a few-shot run; it works, and is for long runs on a GPU), and transparent huge
-pages for tensors. Not tried: `channels_last` (the image tower's one convolution is less than 1 % of its operations)
+Left out, because they did not pay when tried: `torch.compile` on a CPU (compiling takes longer than a few-shot
+run wins by it; it works, and is for long runs on a GPU), and transparent huge pages for tensors. Not tried: `channels_last` (the image tower's one convolution is less than 1 % of its operations)
 and, without a GPU at hand, a fused kernel for the branch. Keeping all of a long class list for the backward pass
 pays, and is off on CPUs for its memory; `FastPaths(text_memory_bytes=...)` decides.
 

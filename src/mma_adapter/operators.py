@@ -123,7 +123,10 @@ def mlp(widen: nn.Module, activation: nn.Module, narrow: nn.Module, x: Tensor) -
 
 
 class AddScaledLinear(torch.autograd.Function):
-    """`onto += factor * linear(x)` in one pass over memory; gradients as if `factor` were 1."""
+    """`onto += factor * linear(x)` in one pass over memory; gradients as if `factor` were 1.
+
+    Shapes: onto (..., D), contiguous and overwritten; x (..., R); weight (D, R); bias (D,).
+    """
 
     @staticmethod
     def forward(
